@@ -1,0 +1,90 @@
+"""Every error this package raises on purpose. It knows nothing else of the package.
+
+    BartOnnxError
+    |- InputError(ValueError)                 what a caller passed: text, ids, an option
+    |  |- InputTypeError(TypeError)           ... is of the wrong type
+    |  |- InputKeyError(KeyError)             ... lacks an entry
+    |  `- InputTooLongError                   ... has more tokens than the model has positions
+    |- PresetError(ValueError)                no preset answers to that name
+    |- MissingFileError(FileNotFoundError)    a file that must be there is not
+    |- CheckpointError(ValueError)            a checkpoint that is damaged or is no BART
+    |- BundleError(ValueError)                an exported directory that cannot be used
+    |  |- BundleDamagedError                  ... because its bytes are not those that were written
+    |  `- BundleFormatError                   ... because another version of this package wrote it
+    |- DeviceError(RuntimeError)              a device or provider that is not there
+    |- MissingPackageError(ImportError)       an optional package that the call needs
+    |- DownloadError(OSError)                 a hub that did not answer or refused
+    `- ExportError(RuntimeError)              an export that was stopped; nothing was published
+
+A message says what was asked, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+
+class BartOnnxError(Exception):
+    """The root of every error raised on purpose."""
+
+
+class InputError(BartOnnxError, ValueError):
+    """A value that a caller passed cannot be used."""
+
+
+class InputTypeError(InputError, TypeError):
+    """A value that a caller passed is of the wrong type."""
+
+
+class InputKeyError(InputError, KeyError):
+    """A mapping that a caller passed lacks an entry."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument, which would put the message in quotes.
+        return Exception.__str__(self)
+
+
+class InputTooLongError(InputError):
+    """An input has more tokens than the model has positions."""
+
+
+class PresetError(BartOnnxError, ValueError):
+    """No preset answers to the name or URI asked for."""
+
+
+class MissingFileError(BartOnnxError, FileNotFoundError):
+    """A file that must be there is not."""
+
+
+class CheckpointError(BartOnnxError, ValueError):
+    """A checkpoint is damaged, contradicts its config, or is no BART language model."""
+
+
+class BundleError(BartOnnxError, ValueError):
+    """An exported directory cannot be used."""
+
+
+class BundleDamagedError(BundleError):
+    """A bundle's bytes are not those that were written."""
+
+
+class BundleFormatError(BundleError):
+    """A bundle was written in a format that this version does not read."""
+
+
+class DeviceError(BartOnnxError, RuntimeError):
+    """A device or execution provider asked for is not there."""
+
+
+class MissingPackageError(BartOnnxError, ImportError):
+    """An optional package that the call needs is not installed."""
+
+
+class DownloadError(BartOnnxError, OSError):
+    """A hub did not answer, or refused."""
+
+
+class ExportError(BartOnnxError, RuntimeError):
+    """An export was stopped; nothing was published."""
+
+
+class InputTruncatedWarning(UserWarning):
+    """An input was cut to the preprocessor's sequence length."""

@@ -1,0 +1,1 @@
+"""Readers: files of one format each -> Checkpoint. They need numpy, h5py and safetensors only."""

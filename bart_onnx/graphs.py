@@ -1,0 +1,157 @@
+"""The contract between exporters and runners: every graph's tensors, their dtypes and axes.
+
+No tensor name is written anywhere else. It knows no file, no operator and no library.
+
+The encoder graph emits each decoder layer's cross-attention keys and values. The decoder-step graph
+reads them, so that nothing after the encoder sees its hidden states. An axis is a number, or a
+name for one that may differ from call to call:
+
+    source            texts that were encoded
+    batch             rows that are decoded: a multiple of source. Row r belongs to source
+                      r // (batch // source), so that beams share one cross cache
+    query_length      tokens that one step feeds to each row
+    source_length     width of the encoder's input and of the cross caches
+    capacity          tokens that the self caches have room for
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from bart_onnx.config import BartConfig
+
+ENCODER = "encoder"
+DECODER_STEP = "decoder_step"
+
+ENCODER_TOKEN_IDS = "encoder_token_ids"
+SOURCE_LENGTHS = "source_lengths"
+ENCODER_SEQUENCE_OUTPUT = "encoder_sequence_output"
+DECODER_TOKEN_IDS = "decoder_token_ids"
+DECODER_POSITIONS = "decoder_positions"
+PAST_LENGTHS = "past_lengths"
+LOGITS = "logits"
+NEXT_TOKEN_IDS = "next_token_ids"
+TOP_LOGITS = "top_logits"
+TOP_TOKEN_IDS = "top_token_ids"
+LOG_SUM_EXP = "log_sum_exp"
+DECODER_SEQUENCE_OUTPUT = "decoder_sequence_output"
+
+LARGEST_TOP_K = 64
+
+Axis: TypeAlias = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: its name, its numpy dtype's name and its axes."""
+
+    name: str
+    dtype: str
+    shape: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph: its name and its tensors, in order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class CacheNames:
+    """What one decoder layer's caches are called, as step inputs and, updated, as outputs."""
+
+    self_key: str
+    self_value: str
+    updated_self_key: str
+    updated_self_value: str
+    cross_key: str
+    cross_value: str
+
+
+def cache_names(layer: int) -> CacheNames:
+    """Names of the caches of decoder layer `layer`, counted from 0."""
+    return CacheNames(
+        self_key=f"self_key_{layer}",
+        self_value=f"self_value_{layer}",
+        updated_self_key=f"updated_self_key_{layer}",
+        updated_self_value=f"updated_self_value_{layer}",
+        cross_key=f"cross_key_{layer}",
+        cross_value=f"cross_value_{layer}",
+    )
+
+
+def encoder_graph(config: BartConfig) -> GraphSpec:
+    """Token ids of right-padded sources in; cross caches out. Called once per source."""
+    outputs = [
+        TensorSpec(
+            ENCODER_SEQUENCE_OUTPUT, "float32", ("source", "source_length", config.hidden_dim)
+        )
+    ]
+    for layer in range(config.decoder.num_layers):
+        names = cache_names(layer)
+        outputs += _caches(config, (names.cross_key, names.cross_value), "source", "source_length")
+    return GraphSpec(
+        name=ENCODER,
+        inputs=(
+            TensorSpec(ENCODER_TOKEN_IDS, "int64", ("source", "source_length")),
+            TensorSpec(SOURCE_LENGTHS, "int64", ("source",)),
+        ),
+        outputs=tuple(outputs),
+    )
+
+
+def decoder_step_graph(config: BartConfig) -> GraphSpec:
+    """`query_length` tokens of every row in; what may follow each, and the updated caches, out.
+
+    Row r's tokens are written into its self cache from `past_lengths[r]` on, all `query_length` of
+    them, so past length + query length must not exceed the capacity; each sees the cache up to and
+    including itself. `decoder_positions` chooses the position embedding of each token.
+    """
+    inputs = [
+        TensorSpec(DECODER_TOKEN_IDS, "int64", ("batch", "query_length")),
+        TensorSpec(DECODER_POSITIONS, "int64", ("batch", "query_length")),
+        TensorSpec(PAST_LENGTHS, "int64", ("batch",)),
+        TensorSpec(SOURCE_LENGTHS, "int64", ("source",)),
+    ]
+    outputs = _token_outputs(config)
+    for layer in range(config.decoder.num_layers):
+        names = cache_names(layer)
+        inputs += _caches(config, (names.self_key, names.self_value), "batch", "capacity")
+        inputs += _caches(config, (names.cross_key, names.cross_value), "source", "source_length")
+        updated = (names.updated_self_key, names.updated_self_value)
+        outputs += _caches(config, updated, "batch", "capacity")
+    return GraphSpec(name=DECODER_STEP, inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def top_k(config: BartConfig) -> int:
+    """How many of the best logits the step sorts out for each token."""
+    return min(LARGEST_TOP_K, config.vocabulary_size)
+
+
+def graph_specs(config: BartConfig) -> tuple[GraphSpec, ...]:
+    """Every graph of a bundle."""
+    return encoder_graph(config), decoder_step_graph(config)
+
+
+def _token_outputs(config: BartConfig) -> list[TensorSpec]:
+    rows: tuple[Axis, ...] = ("batch", "query_length")
+    best: tuple[Axis, ...] = (*rows, top_k(config))
+    return [
+        TensorSpec(LOGITS, "float32", (*rows, config.vocabulary_size)),
+        TensorSpec(NEXT_TOKEN_IDS, "int64", rows),
+        TensorSpec(TOP_LOGITS, "float32", best),
+        TensorSpec(TOP_TOKEN_IDS, "int64", best),
+        TensorSpec(LOG_SUM_EXP, "float32", rows),
+        TensorSpec(DECODER_SEQUENCE_OUTPUT, "float32", (*rows, config.hidden_dim)),
+    ]
+
+
+def _caches(
+    config: BartConfig, names: tuple[str, ...], rows: Axis, length: Axis
+) -> list[TensorSpec]:
+    shape = (rows, config.decoder.num_heads, length, config.decoder_head_dim)
+    return [TensorSpec(name, "float32", shape) for name in names]

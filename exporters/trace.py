@@ -1,0 +1,150 @@
+"""Torch module + GraphSpec -> ONNX graph, traced without a single weight.
+
+Names and axes come from `bart_onnx.graphs`. The graph's tensors refer to a weight file that
+`exporters.weight_file` wrote, so that no weight passes through torch or protobuf.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bart_onnx.config import BartConfig
+from bart_onnx.graphs import DECODER_STEP, ENCODER, GraphSpec, TensorSpec
+from exporters.bart import Bart, DecoderStepGraph, EncoderGraph
+from exporters.operators import OPSET
+from exporters.weight_file import StoredTensor
+
+_MODULES: dict[str, type[nn.Module]] = {ENCODER: EncoderGraph, DECODER_STEP: DecoderStepGraph}
+_ROOT = "bart."
+
+# Sizes for the trace only: each axis another number, so that none is taken for another.
+_EXAMPLE_SIZES = {
+    "source": 3,
+    "batch": 6,
+    "query_length": 5,
+    "source_length": 11,
+    "capacity": 17,
+}
+
+
+def trace(
+    config: BartConfig, spec: GraphSpec, stored: Mapping[str, StoredTensor], path: Path
+) -> None:
+    """Write the ONNX graph of `spec` to `path`; its weights are those of `stored`, beside it."""
+    model = _traced_model(config, spec)
+    _refer_to_weights(model, stored, path.parent)
+    onnxscript.optimizer.optimize_ir(model)
+    _apply_names(model, spec)
+    ir.save(model, path)
+
+
+def _traced_model(config: BartConfig, spec: GraphSpec) -> ir.Model:
+    with FakeTensorMode(), torch.no_grad(), _quiet():
+        module = _MODULES[spec.name](Bart(config)).eval()
+        inputs = [_example(tensor) for tensor in spec.inputs]
+        axes = [_dynamic_axes(tensor) for tensor in spec.inputs]
+        plain = _count_plain_inputs(spec)
+        arguments: tuple[Any, ...] = tuple(inputs[:plain])
+        dynamic: tuple[Any, ...] = tuple(axes[:plain])
+        if inputs[plain:]:
+            arguments, dynamic = (*arguments, inputs[plain:]), (*dynamic, axes[plain:])
+        program = torch.onnx.export(
+            module,
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=dynamic,
+            optimize=False,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise AssertionError("torch.onnx.export returns a program when dynamo=True")
+    return program.model
+
+
+def _count_plain_inputs(spec: GraphSpec) -> int:
+    """Inputs before the caches, which a module takes as one list."""
+    return sum(tensor.dtype == "int64" for tensor in spec.inputs)
+
+
+def _example(tensor: TensorSpec) -> Tensor:
+    sizes = [_EXAMPLE_SIZES[axis] if isinstance(axis, str) else axis for axis in tensor.shape]
+    return torch.zeros(sizes, dtype=getattr(torch, tensor.dtype))
+
+
+def _dynamic_axes(tensor: TensorSpec) -> dict[int, Any]:
+    return {
+        index: torch.export.Dim.DYNAMIC
+        for index, axis in enumerate(tensor.shape)
+        if isinstance(axis, str)
+    }
+
+
+def _refer_to_weights(
+    model: ir.Model, stored: Mapping[str, StoredTensor], directory: Path
+) -> None:
+    initializers = model.graph.initializers
+    for name in list(initializers):
+        value = initializers.pop(name)
+        value.name = name.removeprefix(_ROOT)
+        tensor = stored[value.name]
+        value.const_value = ir.ExternalTensor(
+            tensor.file,
+            tensor.offset,
+            tensor.size,
+            ir.DataType.FLOAT,
+            shape=ir.Shape(tensor.shape),
+            name=value.name,
+            base_dir=directory,
+        )
+        initializers[value.name] = value
+
+
+def _apply_names(model: ir.Model, spec: GraphSpec) -> None:
+    graph = model.graph
+    graph.name = spec.name
+    for node in graph:
+        # What the tracer knew of inner shapes is in its own symbols, which nothing defines here.
+        for value in node.outputs:
+            value.shape = None
+        node.metadata_props.clear()
+    for values, tensors in ((graph.inputs, spec.inputs), (graph.outputs, spec.outputs)):
+        if len(values) != len(tensors):
+            raise AssertionError(f"{spec.name}: {len(values)} traced tensors, {len(tensors)} named")
+        for value, tensor in zip(values, tensors, strict=True):
+            value.name = tensor.name
+            value.shape = ir.Shape(tensor.shape)
+            value.dtype = ir.DataType.from_numpy(_numpy_dtype(tensor.dtype))
+
+
+def _numpy_dtype(name: str) -> Any:
+    import numpy as np
+
+    return np.dtype(name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's notes on operators that BART does not have."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        registration.setLevel(level)

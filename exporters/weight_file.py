@@ -1,0 +1,105 @@
+"""Writes the one weight file of a bundle, and the table that says where each weight lies in it.
+
+Every weight is read, packed and written by itself, so that the largest one bounds the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.config import BartConfig
+from bart_onnx.weights import optional_weight_shapes
+from exporters.packing import PackedTensor, Part, packed_tensors
+
+WEIGHT_FILE = "weights.bin"
+
+# Large tensors start on a page, so that they can be mapped; small ones on a cache line.
+_PAGE, _CACHE_LINE, _LARGE = 4096, 64, 1 << 20
+
+Weights = Mapping[str, Callable[[], NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A packed tensor on disk: file, first byte, bytes, shape. Its dtype is float32, row-major."""
+
+    file: str
+    offset: int
+    size: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What was written: packed tensors for the graphs, weights for the manifest."""
+
+    stored: Mapping[str, StoredTensor]
+    tensors: Mapping[str, Mapping[str, Any]]
+    sha256: str
+    size: int
+
+
+def write_weights(
+    config: BartConfig,
+    weights: Weights,
+    directory: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> WeightFile:
+    """Write every weight of `config` into `directory`; `progress` is told the bytes of each.
+
+    Manifest entries give offset in bytes and strides in elements: weight[i, j] is the float32 at
+    offset + 4 (i strides[0] + j strides[1]). So the key kernel [D, D] of a packed
+    query-key-value matrix [D, 3D] has strides [3D, 1] and starts 4 D bytes into it.
+    """
+    stored: dict[str, StoredTensor] = {}
+    tensors: dict[str, dict[str, Any]] = {}
+    digest = hashlib.sha256()
+    with (directory / WEIGHT_FILE).open("wb") as file:
+        for tensor in (*packed_tensors(config), *_kept_tensors(config, weights)):
+            values = tensor.pack(weights)
+            if values.shape != tensor.shape or values.dtype != np.float32:
+                raise AssertionError(f"{tensor.name}: {values.dtype} {values.shape}")
+            offset = _append(file, values, digest)
+            stored[tensor.name] = StoredTensor(WEIGHT_FILE, offset, values.nbytes, tensor.shape)
+            tensors.update({part.name: _entry(tensor, part, offset) for part in tensor.parts})
+            progress(values.nbytes)
+        size = file.tell()
+    return WeightFile(stored, tensors, digest.hexdigest(), size)
+
+
+def _kept_tensors(config: BartConfig, weights: Weights) -> list[PackedTensor]:
+    kept = optional_weight_shapes(config).items()
+    return [
+        PackedTensor(name, shape, (Part(name, shape, first=0),))
+        for name, shape in kept
+        if name in weights
+    ]
+
+
+def _append(file: BinaryIO, values: NDArray[np.float32], digest: Any) -> int:
+    alignment = _PAGE if values.nbytes >= _LARGE else _CACHE_LINE
+    padding = bytes(-file.tell() % alignment)
+    data = memoryview(np.ascontiguousarray(values)).cast("B")
+    for chunk in (padding, data):
+        file.write(chunk)
+        digest.update(chunk)
+    return file.tell() - values.nbytes
+
+
+def _entry(tensor: PackedTensor, part: Part, offset: int) -> dict[str, Any]:
+    columns = tensor.shape[-1]
+    strides = [columns, 1] if len(part.shape) == 2 else [1]
+    return {
+        "file": WEIGHT_FILE,
+        "offset": offset + 4 * part.first,
+        "dtype": "float32",
+        "shape": list(part.shape),
+        "strides": strides,
+    }

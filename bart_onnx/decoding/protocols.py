@@ -1,0 +1,63 @@
+"""What the loop asks of a device: Runner and State. It knows none that answers.
+
+They stand here, below the runners, because the loop is written in their terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.config import BartConfig
+
+
+class State(Protocol):
+    """Rows of cache: what a decoder remembers of its sources and of the tokens it was fed."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens that each row has been fed, int64 [rows]. Not to be written to."""
+
+    def select(self, rows: NDArray[np.intp]) -> None:
+        """Row i becomes what row `rows[i]` was; rows not named are dropped."""
+
+    def between(self, first: int, last: int) -> State:
+        """Rows `first` to `last - 1` as a State of their own that shares this one's memory.
+
+        Steps of either are seen by both; the rows of neither may be selected while both are used.
+        """
+
+    def truncate(self, lengths: NDArray[np.int64]) -> None:
+        """Forget each row's tokens from position `lengths[r]` on."""
+
+
+AnyState = TypeVar("AnyState", bound=State)
+
+
+class Runner(Protocol[AnyState]):
+    """One BART on one device."""
+
+    @property
+    def config(self) -> BartConfig:
+        """The model's numbers."""
+
+    def encode(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> AnyState:
+        """A State of one row for each source.
+
+        Args:
+            token_ids: int64 [rows, longest], padded on the right.
+            lengths: int64 [rows], tokens of each source that count, at least 1.
+        """
+
+    def step(
+        self, state: AnyState, token_ids: NDArray[np.int64], wanted: Sequence[str]
+    ) -> Mapping[str, NDArray[np.generic]]:
+        """Feed `token_ids` [rows, q] to the rows of `state`.
+
+        Returns:
+            The decoder-step outputs named in `wanted` (`bart_onnx.graphs`). Their memory is used
+            again by the next step of the same state.
+        """

@@ -1,0 +1,1 @@
+"""The only place that owns device memory: sessions, caches, providers."""

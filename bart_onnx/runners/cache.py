@@ -1,0 +1,126 @@
+"""OrtState: self and cross caches in numpy arrays that onnxruntime reads and writes in place.
+
+It knows shapes and rows, but no session. Self caches grow in buckets; rows are moved, never
+rebuilt. Every buffer starts as zeros: attention multiplies what lies beyond a row's length by a
+probability of zero, which only finite values survive.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.config import BartConfig
+from bart_onnx.errors import InputError
+
+FloatArray = NDArray[np.float32]
+
+_BUCKET = 64
+
+
+class OrtState:
+    """Rows of cache on the CPU.
+
+    Attributes:
+        cross: key and value of each layer in turn, [sources, heads, source_length, head_dim].
+        own: the self caches likewise, [rows, heads, capacity, head_dim].
+        source_lengths: int64 [sources].
+        version: changes whenever an array has been replaced, so that bindings can be renewed.
+    """
+
+    def __init__(
+        self, config: BartConfig, cross: list[FloatArray], source_lengths: NDArray[np.int64]
+    ) -> None:
+        rows = len(source_lengths)
+        shape = (rows, config.decoder.num_heads, _BUCKET, config.decoder_head_dim)
+        self.cross = cross
+        self.own = [np.zeros(shape, np.float32) for _ in cross]
+        self.source_lengths = source_lengths
+        self.version = 0
+        self._lengths = np.zeros(rows, np.int64)
+        self._whole: OrtState | None = None
+        self._span = slice(0, rows)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens in each row's self cache, int64 [rows]."""
+        return self._lengths
+
+    @property
+    def rows(self) -> int:
+        """How many rows are decoded together."""
+        return len(self._lengths)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the self caches have room for."""
+        return int(self.own[0].shape[2])
+
+    def reserve(self, query_length: int) -> None:
+        """Make room for `query_length` more tokens in every row."""
+        needed = int(self._lengths.max(initial=0)) + query_length
+        if self._whole is not None:
+            self._whole.reserve(query_length)
+            if self._whole.own[0].shape[2] != self.capacity:
+                self._share(self._whole)
+        elif needed > self.capacity:
+            self._grow(max(needed, 2 * self.capacity))
+
+    def advance(self, count: int) -> None:
+        """Count `count` tokens that a step has written into every row."""
+        self._lengths += count
+
+    def truncate(self, lengths: NDArray[np.int64]) -> None:
+        """Forget each row's tokens from position `lengths[r]` on; they are overwritten later."""
+        if np.any(lengths > self._lengths) or np.any(lengths < 0):
+            raise InputError(f"Cannot truncate rows of {self._lengths} tokens to {lengths}.")
+        self._lengths[:] = lengths
+
+    def between(self, first: int, last: int) -> OrtState:
+        """Rows `first` to `last - 1` in the same memory."""
+        part = object.__new__(OrtState)
+        part.version = 0
+        part._span = slice(first, last)
+        part._share(self)
+        return part
+
+    def select(self, rows: NDArray[np.intp]) -> None:
+        """Row i becomes what row `rows[i]` was; only rows that change place are copied.
+
+        Rows of one source (beams) stay together: `rows` names as many of each source as there are.
+        """
+        beams = self.rows // len(self.source_lengths)
+        sources = rows[::beams] // beams
+        used = int(self._lengths.max(initial=0))
+        self.own = [_moved(array, rows, used) for array in self.own]
+        self.cross = [_moved(array, sources, array.shape[2]) for array in self.cross]
+        self._lengths = self._lengths[rows]
+        self.source_lengths = self.source_lengths[sources]
+        self._span = slice(0, len(rows))
+        self.version += 1
+
+    def _share(self, whole: OrtState) -> None:
+        self._whole = whole
+        self.own = [array[self._span] for array in whole.own]
+        self.cross = [array[self._span] for array in whole.cross]
+        self.source_lengths = whole.source_lengths[self._span]
+        self._lengths = whole._lengths[self._span]
+        self.version += 1
+
+    def _grow(self, capacity: int) -> None:
+        capacity = -(-capacity // _BUCKET) * _BUCKET
+        used = int(self._lengths.max(initial=0))
+        for index, array in enumerate(self.own):
+            rows, heads, _, width = array.shape
+            grown = np.zeros((rows, heads, capacity, width), np.float32)
+            grown[:, :, :used] = array[:, :, :used]
+            self.own[index] = grown
+        self.version += 1
+
+
+def _moved(array: FloatArray, rows: NDArray[np.intp], used: int) -> FloatArray:
+    """The leading `len(rows)` rows of `array`, each holding what row `rows[i]` held."""
+    moved = np.flatnonzero(rows != np.arange(len(rows)))
+    if len(moved):
+        array[moved, :, :used] = array[rows[moved], :, :used]
+    return array[: len(rows)]

@@ -1,0 +1,139 @@
+"""Which onnxruntime is installed, which provider a device needs, and how a session is opened.
+
+It knows no BART: a path goes in, a session comes out.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bart_onnx.errors import BundleDamagedError, DeviceError, InputError, MissingPackageError
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_INSTALL = {"cpu": 'pip install "bart_onnx[cpu]"', "cuda": 'pip install "bart_onnx[gpu]"'}
+_FLAVOURS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+)
+
+
+def open_session(path: Path, device: str, threads: int | None) -> Any:
+    """An onnxruntime session of the graph at `path` on `device`.
+
+    Args:
+        device: "cpu" or "cuda".
+        threads: threads within an operator; None means `available_cores()`.
+
+    Raises:
+        DeviceError: onnxruntime has no provider for the device, or did not activate it.
+        BundleDamagedError: onnxruntime cannot read the graph.
+        MissingPackageError: no onnxruntime is installed.
+    """
+    onnxruntime = _onnxruntime()
+    provider = _provider(onnxruntime, device)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cores() if threads is None else _checked(threads)
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # onnxruntime's errors share no base class but Exception
+        raise BundleDamagedError(
+            f"onnxruntime {onnxruntime.__version__} cannot open {path}: {error}. Verify the "
+            "bundle, or export it again."
+        ) from error
+    if provider not in session.get_providers():
+        raise DeviceError(
+            f"Device {device!r} needs {provider}; onnxruntime opened {path.name} with "
+            f"{', '.join(session.get_providers())} instead."
+        )
+    return session
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and the cgroup's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, _cgroup_quota(Path("/sys/fs/cgroup"))))
+
+
+def _cgroup_quota(root: Path) -> int:
+    """Whole cores of the CPU quota of control group version 2 or 1; a large number if none."""
+    unlimited = 1 << 20
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        if quota == "max" or int(quota) <= 0:
+            return unlimited
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        return unlimited
+
+
+def _checked(threads: int) -> int:
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, found {threads}.")
+    return threads
+
+
+def _provider(onnxruntime: ModuleType, device: str) -> str:
+    if device not in _PROVIDERS:
+        raise DeviceError(f"Device {device!r} is unknown; devices: {', '.join(_PROVIDERS)}.")
+    provider = _PROVIDERS[device]
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise DeviceError(
+            f"Device {device!r} needs {provider}, but the imported package "
+            f"{_imported_flavour()} {onnxruntime.__version__} has {', '.join(available)}. "
+            f"Install it with: {_INSTALL[device]}"
+        )
+    return provider
+
+
+@cache
+def _onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            f"Generation needs onnxruntime, which is not installed. For a CPU: {_INSTALL['cpu']}; "
+            f"for an NVIDIA GPU: {_INSTALL['cuda']}"
+        ) from error
+    installed = installed_flavours()
+    if len(installed) > 1:
+        warnings.warn(
+            f"{' and '.join(installed)} are both installed and overwrite each other's files; "
+            f"the one imported is {_imported_flavour()} {onnxruntime.__version__}. Uninstall all "
+            "and install the one you want.",
+            stacklevel=2,
+        )
+    module: ModuleType = onnxruntime
+    return module
+
+
+def installed_flavours() -> list[str]:
+    """Distributions that provide the module onnxruntime, by their names on the package index."""
+    found = []
+    for flavour in _FLAVOURS:
+        try:
+            importlib.metadata.version(flavour)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.append(flavour)
+    return found
+
+
+def _imported_flavour() -> str:
+    from onnxruntime.capi import build_and_package_info
+
+    return str(getattr(build_and_package_info, "package_name", "onnxruntime"))

@@ -1,0 +1,25 @@
+"""GreedySampler: the likeliest token. The graph has found it already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.graphs import NEXT_TOKEN_IDS
+from bart_onnx.samplers.sampler import Sampler
+
+
+class GreedySampler(Sampler):
+    """The token of the highest probability, the first of equals (KerasHub `GreedySampler`)."""
+
+    wanted = (NEXT_TOKEN_IDS,)
+
+    def get_next_token(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Token ids int64 [rows] from probabilities float32 [rows, vocabulary]."""
+        return probabilities.argmax(axis=-1)
+
+    def next_tokens(self, outputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
+        """Token ids int64 [rows], read from the graph: no temperature changes which is highest."""
+        return outputs[NEXT_TOKEN_IDS][:, -1].astype(np.int64)

@@ -1,0 +1,142 @@
+"""The loop, driven by a runner that spells the alphabet: no model, no onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bart_onnx.config import BartConfig
+from bart_onnx.decoding.loop import Prompts, fewest_moves, generate
+from bart_onnx.graphs import NEXT_TOKEN_IDS
+from bart_onnx.samplers import GreedySampler
+
+END = 0
+CONFIG = BartConfig(27, 1, 1, 2, 2, max_sequence_length=200)
+
+
+class SpellingState:
+    """Remembers each row's source and how many tokens it was fed."""
+
+    def __init__(self, sources, lengths):
+        self.sources = sources
+        self.lengths = lengths
+
+    def select(self, rows):
+        self.sources, self.lengths = self.sources[rows], self.lengths[rows]
+
+    def between(self, first, last):
+        return SpellingState(self.sources[first:last], self.lengths[first:last])
+
+
+class SpellingRunner:
+    """Says the letter after the last; after the letter that its source begins with, the end."""
+
+    config = CONFIG
+
+    def __init__(self):
+        self.steps = []
+
+    def encode(self, token_ids, lengths):
+        return SpellingState(token_ids[:, 0], np.zeros(len(lengths), np.int64))
+
+    def step(self, state, token_ids, wanted):
+        self.steps.append(token_ids.shape)
+        state.lengths += token_ids.shape[1]
+        follow = np.where(token_ids == state.sources[:, None], END, token_ids + 1)
+        return {NEXT_TOKEN_IDS: follow} if wanted else {}
+
+
+def prompts(last_letters, starts, width=30, source_lengths=None):
+    rows = len(last_letters)
+    decoder = np.zeros((rows, width), np.int64)
+    for row, start in enumerate(starts):
+        decoder[row, : len(start)] = start
+    lengths = np.array(source_lengths or [1] * rows)
+    sources = np.zeros((rows, lengths.max()), np.int64)
+    sources[:, 0] = last_letters
+    return Prompts(sources, lengths, decoder, np.array([len(start) for start in starts]))
+
+
+def spelled(generated):
+    return [
+        row[:length].tolist()
+        for row, length in zip(generated.token_ids, generated.lengths, strict=True)
+    ]
+
+
+def test_rows_stop_at_their_own_ends():
+    generated = generate(
+        SpellingRunner(), prompts([5, 3, 9], [[1], [2], [7, 8]]), GreedySampler(), [END]
+    )
+    assert spelled(generated) == [[1, 2, 3, 4, 5, END], [2, 3, END], [7, 8, 9, END]]
+
+
+def test_ended_rows_leave_the_batch():
+    runner = SpellingRunner()
+    generate(runner, prompts([2, 6, 2, 6], [[1]] * 4), GreedySampler(), [END])
+    assert runner.steps == [(4, 1), (4, 1), (2, 1), (2, 1), (2, 1), (2, 1)]
+
+
+def test_without_stop_tokens_every_row_fills_the_width():
+    generated = generate(SpellingRunner(), prompts([3], [[1]], width=7), GreedySampler())
+    assert spelled(generated) == [[1, 2, 3, END, 1, 2, 3]]
+
+
+def test_stop_token_inside_the_prompt_does_not_count():
+    generated = generate(SpellingRunner(), prompts([4], [[END, 2]]), GreedySampler(), [END])
+    assert spelled(generated) == [[END, 2, 3, 4, END]]
+
+
+def test_prompt_of_full_width_is_returned_as_it_is():
+    runner = SpellingRunner()
+    generated = generate(
+        runner, prompts([4, 4], [[1, 2, 3], [2]], width=3), GreedySampler(), [END]
+    )
+    assert spelled(generated) == [[1, 2, 3], [2, 3, 4]]
+    assert all(rows == 1 for rows, _ in runner.steps)
+
+
+def test_prompts_of_one_length_share_a_step_and_others_do_not():
+    runner = SpellingRunner()
+    generate(runner, prompts([9, 9, 9], [[1, 2], [1], [2, 3]], width=4), GreedySampler(), [END])
+    assert runner.steps[:2] == [(1, 1), (2, 2)]
+
+
+def test_long_prompts_are_fed_in_pieces():
+    runner = SpellingRunner()
+    start = [1 + index % 20 for index in range(150)]
+    generated = generate(
+        runner, prompts([start[-1] + 1], [start], width=160), GreedySampler(), [END]
+    )
+    assert runner.steps[:3] == [(1, 64), (1, 64), (1, 22)]
+    assert spelled(generated) == [[*start, start[-1] + 1, END]]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 40])
+def test_a_row_is_the_same_alone_and_in_a_batch(rows):
+    random = np.random.default_rng(rows)
+    last = random.integers(2, 26, rows).tolist()
+    starts = [[int(random.integers(1, end + 1))] * int(random.integers(1, 4)) for end in last]
+    lengths = random.integers(1, 9000, rows).tolist()
+    together = spelled(
+        generate(
+            SpellingRunner(), prompts(last, starts, 33, lengths), GreedySampler(), [END]
+        )
+    )
+    for row in range(rows):
+        one = prompts([last[row]], [starts[row]], 33, [lengths[row]])
+        assert spelled(generate(SpellingRunner(), one, GreedySampler(), [END])) == [together[row]]
+
+
+@pytest.mark.parametrize(
+    ("kept", "order"),
+    [
+        ([1, 1, 1], [0, 1, 2]),
+        ([1, 0, 0, 1, 1], [0, 4, 3]),
+        ([0, 0, 1], [2]),
+        ([0, 0], []),
+        ([0, 1, 1, 1], [3, 1, 2]),
+    ],
+)
+def test_fewest_moves(kept, order):
+    assert fewest_moves(np.array(kept, bool)).tolist() == order

@@ -1,0 +1,64 @@
+"""The one door from the runtime to the exporters. It knows how to ask, and what to say when asked
+in vain: where torch is not installed, nothing here can build.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from bart_onnx.bundle import Bundle
+from bart_onnx.errors import MissingPackageError
+from bart_onnx.locate import check_preset
+
+_NEEDED = ("torch", "onnx", "onnxscript", "safetensors", "filelock", "tqdm")
+
+
+def export_bundle(
+    preset: str,
+    output: Path | None = None,
+    precision: str = "fp32",
+    allow_pickle: bool = False,
+    offline: bool = False,
+    show_progress: bool = True,
+) -> Bundle:
+    """Export a checkpoint and open what came of it.
+
+    Args:
+        preset: a built-in name, `hf://org/name[@revision]`, or the directory of a checkpoint.
+        output: the bundle's directory; None means its place in the store.
+        allow_pickle: read pickled weights where there are no others, in a process of their own.
+        offline: take downloads from the hub's cache only.
+        show_progress: say on standard error what is done, and how far it is.
+
+    Raises:
+        MissingPackageError: what exporting needs is not installed; the message has the command.
+        ExportError, CheckpointError, PresetError, DownloadError: nothing was published.
+    """
+    check_preset(preset)
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            f"Preset {preset!r} has no {precision} bundle here, and exporting one needs "
+            f"{', '.join(missing)}. On a machine where they may be installed, run:\n"
+            '    pip install "bart_onnx[export,hub]"\n'
+            f"    {export_command(preset, precision, output)}"
+        )
+    from exporters.export import export
+
+    return Bundle.open(
+        export(
+            preset,
+            output,
+            precision=precision,
+            allow_pickle=allow_pickle,
+            offline=offline,
+            show_progress=show_progress,
+        )
+    )
+
+
+def export_command(preset: str, precision: str, output: Path | None = None) -> str:
+    """The shell command that exports this preset."""
+    place = f" --output {output}" if output else ""
+    return f"python -m bart_onnx.export --preset {preset} --precision {precision}{place}"

@@ -1,0 +1,86 @@
+"""From what a user calls a preset to the bundle that answers to it. It exports nothing.
+
+A preset is a built-in name, a directory (a bundle or a checkpoint), or `hf://org/name[@revision]`
+(likewise a published bundle or a checkpoint). Bundles made from names, URIs and checkpoints are in
+the store.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bart_onnx import hub
+from bart_onnx.bundle import Bundle, is_bundle
+from bart_onnx.errors import BundleError, InputError, InputTypeError, PresetError
+from bart_onnx.presets import PRESETS
+from bart_onnx.store import bundle_path
+
+PRECISIONS = ("fp32",)
+
+
+def find_bundle(preset: str, precision: str = "fp32", offline: bool = False) -> Bundle | None:
+    """The bundle of a preset in that precision, downloaded where the URI names a published one.
+
+    Returns:
+        None where the preset is known, but has to be exported first.
+
+    Raises:
+        PresetError: no preset answers to that name.
+        BundleError: a bundle is there, but in another precision, damaged or too new.
+        DownloadError: the hub did not answer.
+    """
+    check_preset(preset)
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"Precision {precision!r} is unknown; precisions: {', '.join(PRECISIONS)}."
+        )
+    directory = Path(preset).expanduser()
+    if is_bundle(directory):
+        return _in_precision(Bundle.open(directory), precision, preset)
+    stored = bundle_path(preset, precision)
+    if is_bundle(stored):
+        return _in_precision(Bundle.open(stored), precision, preset)
+    if hub.is_hub_uri(preset) and hub.has_bundle(preset, offline=offline):
+        snapshot = hub.download_bundle(preset, offline=offline)
+        return _in_precision(Bundle.open(snapshot.directory), precision, preset)
+    return None
+
+
+def check_preset(preset: str) -> None:
+    """Refuse what is no preset.
+
+    Raises:
+        InputTypeError: not a string.
+        PresetError: neither a built-in name, a directory nor a URI; the message lists the names.
+    """
+    if not isinstance(preset, str):
+        raise InputTypeError(f"A preset is a string, found {preset!r}.")
+    directory = Path(preset).expanduser()
+    if preset in PRESETS or directory.is_dir():
+        return
+    if hub.is_hub_uri(preset):
+        hub.parse_uri(preset)
+        return
+    if directory.exists():
+        raise PresetError(
+            f"Preset {preset!r} is a file. Give the directory of a bundle or a checkpoint."
+        )
+    raise PresetError(
+        f"Preset {preset!r} is unknown{_suggestion(preset)}. Presets are a directory, "
+        f"hf://org/name[@revision], or one of: {', '.join(PRESETS)}."
+    )
+
+
+def _suggestion(preset: str) -> str:
+    parts = preset.split("/")
+    looks_like_repository = len(parts) == 2 and all(parts) and not preset.startswith((".", "~"))
+    return f"; did you mean 'hf://{preset}'?" if looks_like_repository else ""
+
+
+def _in_precision(bundle: Bundle, precision: str, preset: str) -> Bundle:
+    if bundle.precision != precision:
+        raise BundleError(
+            f"{bundle.path} holds {bundle.precision}, not {precision}. Export it with: "
+            f"python -m bart_onnx.export --preset {preset} --precision {precision}"
+        )
+    return bundle

@@ -1,0 +1,49 @@
+"""The built-in presets: name -> where its weights are and what it is. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from bart_onnx.config import BartConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One built-in preset.
+
+    Attributes:
+        sources: URIs of checkpoints, in the order in which they are tried.
+        config: its numbers, as KerasHub's registry states them.
+        description: one sentence for people.
+    """
+
+    sources: tuple[str, ...]
+    config: BartConfig
+    description: str
+
+
+def _large(vocabulary_size: int) -> BartConfig:
+    return BartConfig(vocabulary_size, 12, 16, 1024, 4096)
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "bart_base_en": Preset(
+            sources=("hf://facebook/bart-base",),
+            config=BartConfig(50265, 6, 12, 768, 3072),
+            description="6-layer BART trained on English text with its case kept.",
+        ),
+        "bart_large_en": Preset(
+            sources=("hf://facebook/bart-large",),
+            config=_large(50265),
+            description="12-layer BART trained on English text with its case kept.",
+        ),
+        "bart_large_en_cnn": Preset(
+            sources=("hf://facebook/bart-large-cnn",),
+            config=_large(50264),
+            description="bart_large_en fine-tuned to summarise news (CNN/DailyMail).",
+        ),
+    }
+)

@@ -1,0 +1,64 @@
+"""The model card of a bundle: what it is, where it came from and how to use it, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bart_onnx.config import BartConfig
+
+_CARD = """\
+---
+library_name: bart_onnx
+tags: [bart, onnx, {precision}]
+---
+# {preset}
+
+A BART exported to ONNX by bart_onnx {bart_onnx_version}. It runs on onnxruntime, without torch:
+
+```python
+from bart_onnx import OnnxBartSeq2SeqLM
+
+lm = OnnxBartSeq2SeqLM.from_preset("PATH_OR_URI_OF_THIS_DIRECTORY")
+```
+
+| | |
+|---|---|
+| source | {uri} |
+| format of the source | {format} |
+| precision | {precision} |
+| vocabulary | {vocabulary_size} |
+| encoder | {encoder} |
+| decoder | {decoder} |
+| width | {hidden_dim} |
+| positions | {max_sequence_length} |
+| exported with | {versions} |
+| check against torch | logits within {difference:.2g} of up to {largest:.3g} over {tokens} tokens |
+
+The weights are those of the source; its licence and its limits hold here too.
+`sha256sum -c manifest.sha256` checks the manifest, which has the sha256 of every other file.
+"""
+
+
+def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
+    """The text of README.md for a bundle with this manifest."""
+    source, verification = manifest["source"], manifest["verification"]
+    sides = {
+        name: f"{side.num_layers} layers, {side.num_heads} heads, feed-forward {side.intermediate_dim}"
+        for name, side in (("encoder", config.encoder), ("decoder", config.decoder))
+    }
+    return _CARD.format(
+        preset=source["preset"],
+        uri=source["uri"],
+        format=source["format"],
+        precision=manifest["precision"],
+        bart_onnx_version=manifest["bart_onnx_version"],
+        vocabulary_size=config.vocabulary_size,
+        hidden_dim=config.hidden_dim,
+        max_sequence_length=config.max_sequence_length,
+        versions=", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        difference=verification["largest_logit_difference"],
+        largest=verification["largest_logit"],
+        tokens=verification["decoder_tokens"],
+        **sides,
+    )

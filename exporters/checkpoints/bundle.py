@@ -1,0 +1,37 @@
+"""A bundle of ours as a checkpoint: its weights are read back through its manifest."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.bundle import Bundle
+from exporters.checkpoints.checkpoint import Checkpoint
+
+
+def read(directory: Path) -> Checkpoint:
+    """The checkpoint that a bundle was made from, float32.
+
+    Raises:
+        BundleError: the bundle is damaged, or of another format version.
+    """
+    bundle = Bundle.open(directory)
+    weights = {name: partial(_read, bundle, name) for name in bundle.weight_names()}
+    tokenizer = bundle.tokenizer_directory
+    return Checkpoint(
+        source=str(bundle.manifest["source"]["uri"]),
+        format="bundle",
+        config=bundle.config,
+        generation_config=bundle.generation_config,
+        weights=weights,
+        weight_bytes=sum(bundle.weight(name).nbytes for name in weights),
+        source_dtypes=bundle.manifest["source"]["dtypes"],
+        tokenizer_files={path.name: path for path in tokenizer.iterdir()} if tokenizer else {},
+    )
+
+
+def _read(bundle: Bundle, name: str) -> NDArray[np.float32]:
+    return np.ascontiguousarray(bundle.weight(name))

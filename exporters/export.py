@@ -1,0 +1,141 @@
+"""The plan of an export, in order: checkpoint, weights, graphs, check, publish."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from bart_onnx.bundle import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    FORMAT_VERSION,
+    GENERATION_CONFIG,
+    TOKENIZER,
+    Bundle,
+    is_bundle,
+)
+from bart_onnx.errors import ExportError
+from bart_onnx.graphs import graph_specs
+from bart_onnx.publish import seal, staged, write_json
+from bart_onnx.store import bundle_path
+from bart_onnx.version import __version__
+from exporters.card import model_card
+from exporters.checkpoints.checkpoint import Checkpoint
+from exporters.progress import Progress, gigabytes
+from exporters.sources import open_checkpoint
+from exporters.trace import trace
+from exporters.verify import reference_run, verify
+from exporters.weight_file import WEIGHT_FILE, WeightFile, write_weights
+
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def export(
+    preset: str,
+    output: Path | None = None,
+    *,
+    precision: str = "fp32",
+    allow_pickle: bool = False,
+    offline: bool = False,
+    show_progress: bool = True,
+) -> Path:
+    """Export a checkpoint to a bundle and return the bundle's directory.
+
+    Two exports to one place do the work once: the second waits, and takes what the first made.
+
+    Raises:
+        ExportError: the output is taken, the disk is full, or the graphs are not what torch
+            computes. Nothing was published.
+        CheckpointError, MissingFileError, PresetError, DownloadError: see `open_checkpoint`.
+    """
+    started = time.monotonic()
+    progress = Progress(show_progress)
+    target = bundle_path(preset, precision) if output is None else output.expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{target.name}.lock"):
+        if is_bundle(target):
+            _check_same(Bundle.open(target), preset, precision)
+            progress.say(f"Already exported: {target}")
+            return target
+        checkpoint = open_checkpoint(preset, allow_pickle, offline, progress)
+        progress.say(_announcement(checkpoint))
+        with staged(target) as staging:
+            _build(preset, checkpoint, precision, staging, progress)
+    seconds = time.monotonic() - started
+    progress.say(f"Exported in {seconds:.0f} s: {target}")
+    return target
+
+
+def _build(
+    preset: str, checkpoint: Checkpoint, precision: str, directory: Path, progress: Progress
+) -> None:
+    config = checkpoint.config
+    with progress.bar("Writing weights", checkpoint.weight_bytes) as advance:
+        written = write_weights(config, checkpoint.weights, directory, advance)
+    for spec in graph_specs(config):
+        progress.say(f"Tracing the {spec.name} graph")
+        trace(config, spec, written.stored, directory / f"{spec.name}.onnx")
+    write_json(directory / CONFIG, config.to_dict())
+    write_json(directory / GENERATION_CONFIG, checkpoint.generation_config)
+    for name, path in checkpoint.tokenizer_files.items():
+        (directory / TOKENIZER).mkdir(exist_ok=True)
+        shutil.copyfile(path, directory / TOKENIZER / name)
+    known = {WEIGHT_FILE: written.sha256}
+    manifest = _manifest(preset, checkpoint, precision, written)
+    seal(directory, manifest, known)
+    progress.say("Checking the graphs against the torch module")
+    manifest["verification"] = verify(Bundle.open(directory), reference_run(checkpoint))
+    (directory / CARD).write_text(model_card(manifest, config), encoding="utf-8")
+    seal(directory, manifest, known)
+
+
+def _manifest(
+    preset: str, checkpoint: Checkpoint, precision: str, written: WeightFile
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "bart_onnx_version": __version__,
+        "precision": precision,
+        "source": {
+            "preset": preset,
+            "uri": checkpoint.source,
+            "format": checkpoint.format,
+            "dtypes": dict(checkpoint.source_dtypes),
+        },
+        "versions": {name: importlib.metadata.version(name) for name in _installed(_TOOLS)},
+        "graphs": {spec.name: f"{spec.name}.onnx" for spec in graph_specs(checkpoint.config)},
+        "tensors": written.tensors,
+    }
+
+
+def _installed(names: tuple[str, ...]) -> list[str]:
+    present = {distribution.name for distribution in importlib.metadata.distributions()}
+    return [name for name in names if name in present]
+
+
+def _check_same(bundle: Bundle, preset: str, precision: str) -> None:
+    """Refuse to take another preset's bundle for this one's."""
+    source: Mapping[str, Any] = bundle.manifest["source"]
+    if source.get("preset") != preset or bundle.precision != precision:
+        raise ExportError(
+            f"{bundle.path} already holds {source.get('preset')!r} in {bundle.precision}. Remove "
+            "it, or choose another output."
+        )
+
+
+def _announcement(checkpoint: Checkpoint) -> str:
+    size = checkpoint.weight_bytes
+    # Measured on two cores: torch, the tracer and the sessions that check the result.
+    memory, seconds = 0.6e9 + 2.4 * size, 30 + size / 30e6
+    return (
+        f"Exporting {checkpoint.source}: {gigabytes(size)} of weights; takes about "
+        f"{gigabytes(memory)} of memory and {seconds / 60:.0f} to {seconds / 30:.0f} minutes"
+    )

@@ -59,11 +59,15 @@ def seal(directory: Path, manifest: Mapping[str, Any], known: Mapping[str, str])
     Args:
         known: sha256 of files that were hashed while they were written, by name.
     """
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    names = [path.relative_to(directory).as_posix() for path in paths]
+    paths = {
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
     files = {
         name: {"size": path.stat().st_size, "sha256": known.get(name) or file_sha256(path)}
-        for name, path in zip(names, paths, strict=True)
+        for name, path in paths.items()
+        if name not in (MANIFEST, SEAL)
     }
     write_json(directory / MANIFEST, {**manifest, "files": files})
     (directory / SEAL).write_text(f"{file_sha256(directory / MANIFEST)}  {MANIFEST}\n")

@@ -191,7 +191,9 @@ class Bart(nn.Module):
 
     def encode(self, token_ids: Tensor, source_lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Encoder output [source, length, width], and each decoder layer's cross key and value."""
-        positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+        # Padding may pass the last position: a runtime rounds widths up.
+        last = self.config.max_sequence_length - 1
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device).clamp(max=last)
         x = self.encoder.embed(self.embed_tokens(token_ids), positions)
         for layer in self.encoder.layers:
             x = layer(x, source_lengths)

@@ -67,15 +67,20 @@ def export(
         checkpoint = open_checkpoint(preset, allow_pickle, offline, progress)
         progress.say(_announcement(checkpoint))
         with staged(target) as staging:
-            _build(preset, checkpoint, precision, staging, progress)
+            build(preset, checkpoint, precision, staging, progress)
     seconds = time.monotonic() - started
     progress.say(f"Exported in {seconds:.0f} s: {target}")
     return target
 
 
-def _build(
+def build(
     preset: str, checkpoint: Checkpoint, precision: str, directory: Path, progress: Progress
 ) -> None:
+    """Fill an empty directory with a sealed bundle that has been checked against torch.
+
+    Raises:
+        ExportError: the graphs are not what torch computes.
+    """
     config = checkpoint.config
     with progress.bar("Writing weights", checkpoint.weight_bytes) as advance:
         written = write_weights(config, checkpoint.weights, directory, advance)

@@ -36,6 +36,11 @@ from bart_onnx.runners.providers import open_session
 # Encoder activations of so many tokens at a time: more would cost memory and gain no speed.
 _ENCODER_TOKENS = 4096
 
+# Sources are padded to a multiple of this. The last bits of an attention depend on how its keys fall
+# into the groups that the CPU's kernels add up: whole groups only, and they fall alike for a source
+# alone and beside a longer one.
+_SOURCE_MULTIPLE = 16
+
 # Sessions of a parent process. Their threads do not exist in a child, so they must not be closed.
 _LEFT_OPEN: list[Any] = []
 
@@ -65,14 +70,19 @@ class OrtRunner:
         return self.bundle.config
 
     def encode(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> OrtState:
-        """A state of one row for each source; cross caches are as wide as `token_ids`.
+        """A state of one row for each source.
 
         Args:
             token_ids: int64 [rows, longest], padded on the right, at most the model's positions.
             lengths: int64 [rows].
+
+        Raises:
+            InputTooLongError: a source has more tokens than the model has positions.
         """
         rows, longest = token_ids.shape
         self._check_positions("encoder", longest)
+        token_ids = np.pad(token_ids, ((0, 0), (0, -longest % _SOURCE_MULTIPLE)))
+        longest = token_ids.shape[1]
         heads, width = self.config.decoder.num_heads, self.config.decoder_head_dim
         shape = (rows, heads, longest, width)
         cross = [np.empty(shape, np.float32) for _ in range(2 * self.config.decoder.num_layers)]

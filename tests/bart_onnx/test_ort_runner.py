@@ -1,0 +1,208 @@
+"""The onnxruntime runner: steps equal one pass of torch, rows do not depend on their batch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+
+import numpy as np
+import pytest
+from tiny_models import VARIANTS, random_checkpoint
+
+from bart_onnx.errors import DeviceError, InputTooLongError
+from bart_onnx.graphs import (
+    DECODER_SEQUENCE_OUTPUT,
+    LOG_SUM_EXP,
+    LOGITS,
+    NEXT_TOKEN_IDS,
+    TOP_LOGITS,
+    TOP_TOKEN_IDS,
+)
+from bart_onnx.runners.ort import OrtRunner
+from exporters.bart import Bart
+from exporters.verify import full_pass
+
+EVERYTHING = (
+    LOGITS,
+    NEXT_TOKEN_IDS,
+    TOP_LOGITS,
+    TOP_TOKEN_IDS,
+    LOG_SUM_EXP,
+    DECODER_SEQUENCE_OUTPUT,
+)
+
+
+@pytest.fixture(params=[1, 2])
+def runner(request, variant_bundles):
+    return OrtRunner(variant_bundles("plain"), threads=request.param)
+
+
+def random_rows(config, rows, seed=0):
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, 24, rows)
+    sources = random.integers(config.vocabulary_size, size=(rows, int(lengths.max())))
+    tokens = random.integers(config.vocabulary_size, size=(rows, 90))
+    return sources, lengths, tokens
+
+
+def decode(runner, sources, lengths, tokens, steps, wanted=(LOGITS,)):
+    """Outputs of every token of `tokens` when fed in steps of these sizes."""
+    state = runner.encode(sources, lengths)
+    pieces, start = [], 0
+    for count in steps:
+        outputs = runner.step(state, tokens[:, start : start + count], wanted)
+        pieces.append({name: array.copy() for name, array in outputs.items()})
+        start += count
+    return {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in wanted}
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_steps_equal_one_pass_of_torch(variant, variant_bundles):
+    config = VARIANTS[variant]
+    bart = Bart.from_weights(config, random_checkpoint(config).weights)
+    random = np.random.default_rng(3)
+    length = config.max_sequence_length
+    lengths = np.array([length, 1, length // 2])
+    sources = random.integers(config.vocabulary_size, size=(3, length))
+    tokens = random.integers(config.vocabulary_size, size=(3, length))
+    expected = full_pass(bart, sources, lengths, tokens)
+    steps = [2, 3] + [1] * (length - 5)
+    runner = OrtRunner(variant_bundles(variant))
+    found = decode(runner, sources, lengths, tokens, steps, EVERYTHING)
+    np.testing.assert_allclose(found[LOGITS], expected, atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(found[NEXT_TOKEN_IDS], found[LOGITS].argmax(-1))
+    best = np.sort(found[LOGITS], axis=-1)[..., ::-1][..., : found[TOP_LOGITS].shape[-1]]
+    np.testing.assert_array_equal(found[TOP_LOGITS], best)
+    np.testing.assert_array_equal(
+        np.take_along_axis(found[LOGITS], found[TOP_TOKEN_IDS], -1), found[TOP_LOGITS]
+    )
+    log_sum_exp = np.log(np.exp(found[LOGITS].astype(np.float64)).sum(-1))
+    np.testing.assert_allclose(found[LOG_SUM_EXP], log_sum_exp, atol=1e-5, rtol=1e-6)
+
+
+def test_a_row_alone_is_bit_equal_to_the_row_in_any_batch(runner):
+    sources, lengths, tokens = random_rows(runner.config, 9)
+    steps = [2] + [1] * 80  # past the first growth of the caches
+    together = decode(runner, sources, lengths, tokens, steps, EVERYTHING)
+    for row in range(9):
+        one = slice(row, row + 1)
+        trimmed = sources[one, : lengths[row]]
+        alone = decode(runner, trimmed, lengths[one], tokens[one], steps, EVERYTHING)
+        for name in EVERYTHING:
+            np.testing.assert_array_equal(alone[name][0], together[name][row], err_msg=name)
+
+
+def test_padding_of_the_source_is_never_read(runner):
+    sources, lengths, tokens = random_rows(runner.config, 4)
+    other = sources.copy()
+    other[np.arange(sources.shape[1]) >= lengths[:, None]] = 7
+    steps = [2, 1, 1]
+    np.testing.assert_array_equal(
+        decode(runner, sources, lengths, tokens, steps)[LOGITS],
+        decode(runner, other, lengths, tokens, steps)[LOGITS],
+    )
+
+
+def test_selected_rows_go_on_as_if_they_were_alone(runner):
+    sources, lengths, tokens = random_rows(runner.config, 6)
+    expected = decode(runner, sources, lengths, tokens, [2] + [1] * 8)[LOGITS]
+    state = runner.encode(sources, lengths)
+    runner.step(state, tokens[:, :2], ())
+    rows = np.arange(6)
+    for position, order in ((2, [0, 5, 2, 4]), (3, [3, 1]), (4, [1, 0]), (5, [0])):
+        logits = runner.step(state, tokens[rows, position : position + 1], (LOGITS,))[LOGITS]
+        np.testing.assert_array_equal(logits[:, 0], expected[rows, position])
+        state.select(np.array(order))
+        rows = rows[order]
+        assert state.lengths.tolist() == [position + 1] * len(order)
+
+
+def test_truncated_rows_are_decoded_again(runner):
+    sources, lengths, tokens = random_rows(runner.config, 3)
+    expected = decode(runner, sources, lengths, tokens, [2, 1, 1, 1])[LOGITS]
+    state = runner.encode(sources, lengths)
+    runner.step(state, tokens[:, :2], ())
+    for wrong in tokens[:, 40:43].T:
+        runner.step(state, wrong[:, None], ())
+    state.truncate(np.array([2, 2, 2]))
+    for position in (2, 3, 4):
+        logits = runner.step(state, tokens[:, position : position + 1], (LOGITS,))[LOGITS]
+        np.testing.assert_array_equal(logits[:, 0], expected[:, position])
+
+
+def test_rows_of_unequal_lengths_step_together(runner):
+    sources, lengths, tokens = random_rows(runner.config, 5)
+    expected = [
+        decode(runner, sources[:2], lengths[:2], tokens[:2], [2, 1, 1])[LOGITS][:, 2:],
+        decode(runner, sources[2:], lengths[2:], tokens[2:], [70, 1, 1])[LOGITS][:, 70:],
+    ]
+    state = runner.encode(sources, lengths)
+    runner.step(state.between(0, 2), tokens[:2, :2], ())
+    runner.step(state.between(2, 5), tokens[2:, :70], ())
+    for index in range(2):
+        fed = np.concatenate([tokens[:2, 2 + index], tokens[2:, 70 + index]])
+        logits = runner.step(state, fed[:, None], (LOGITS,))[LOGITS][:, 0]
+        np.testing.assert_array_equal(logits[:2], expected[0][:, index])
+        np.testing.assert_array_equal(logits[2:], expected[1][:, index])
+
+
+def test_a_large_encoder_batch_is_encoded_in_parts(runner, monkeypatch):
+    sources, lengths, tokens = random_rows(runner.config, 7)
+    expected = decode(runner, sources, lengths, tokens, [2, 1])[LOGITS]
+    monkeypatch.setattr("bart_onnx.runners.ort._ENCODER_TOKENS", 2 * sources.shape[1])
+    np.testing.assert_array_equal(
+        decode(runner, sources, lengths, tokens, [2, 1])[LOGITS], expected
+    )
+
+
+def test_positions_beyond_the_model_are_refused(runner):
+    limit = runner.config.max_sequence_length
+    state = runner.encode(np.zeros((1, limit), np.int64), np.array([limit]))
+    runner.step(state, np.zeros((1, limit), np.int64), ())
+    with pytest.raises(InputTooLongError, match=f"{limit + 1} tokens; this model has {limit}"):
+        runner.step(state, np.zeros((1, 1), np.int64), ())
+    with pytest.raises(InputTooLongError, match="encoder"):
+        runner.encode(np.zeros((1, limit + 1), np.int64), np.array([limit + 1]))
+
+
+def test_unknown_and_missing_devices_are_refused(variant_bundles):
+    bundle = variant_bundles("plain")
+    with pytest.raises(DeviceError, match="devices: cpu"):
+        OrtRunner(bundle, device="cuda")
+
+
+def test_threads_decode_at_the_same_time(runner):
+    sources, lengths, tokens = random_rows(runner.config, 4)
+    expected = decode(runner, sources, lengths, tokens, [2] + [1] * 20)[LOGITS]
+    found = []
+
+    def work():
+        found.append(decode(runner, sources, lengths, tokens, [2] + [1] * 20)[LOGITS])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for logits in found:
+        np.testing.assert_array_equal(logits, expected)
+
+
+def _decode_in_child(runner, arguments, queue):
+    queue.put(decode(runner, *arguments)[LOGITS])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_opens_its_own_sessions(variant_bundles):
+    runner = OrtRunner(variant_bundles("plain"), threads=2)
+    arguments = (*random_rows(runner.config, 3), [2, 1, 1])
+    expected = decode(runner, *arguments)[LOGITS]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_decode_in_child, args=(runner, arguments, queue))
+    child.start()
+    found = queue.get(timeout=60)
+    child.join(timeout=60)
+    assert child.exitcode == 0
+    np.testing.assert_array_equal(found, expected)

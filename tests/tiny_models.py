@@ -1,0 +1,64 @@
+"""Tiny BARTs for tests: random weights of any config, as Checkpoints and as bundles."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bart_onnx.bundle import Bundle
+from bart_onnx.config import BartConfig
+from bart_onnx.weights import weight_shapes
+from exporters import export
+from exporters.checkpoints.checkpoint import Checkpoint
+from exporters.progress import Progress
+
+TINY = BartConfig(101, 2, 4, 32, 64, max_sequence_length=96)
+
+# Every way in which a config changes the graphs.
+VARIANTS = {
+    "plain": TINY,
+    "scaled_embedding": BartConfig(101, 1, 4, 32, 64, max_sequence_length=96, scale_embedding=True),
+    "logits_bias": BartConfig(101, 1, 4, 32, 64, max_sequence_length=96, final_logits_bias=True),
+    "untied": BartConfig(101, 1, 4, 32, 64, max_sequence_length=96, tied_embeddings=False),
+    "unequal_sides": BartConfig(
+        101,
+        3,
+        4,
+        32,
+        64,
+        max_sequence_length=96,
+        decoder_num_layers=1,
+        decoder_num_heads=2,
+        decoder_intermediate_dim=48,
+    ),
+    "few_tokens": BartConfig(11, 1, 1, 8, 8, max_sequence_length=8),
+}
+
+
+def random_checkpoint(config: BartConfig, seed: int = 0) -> Checkpoint:
+    """Weights normal(0, 0.2) and norms about 1, so that logits differ and attention looks around."""
+    shapes = weight_shapes(config)
+
+    def read(name: str) -> np.ndarray:
+        index = list(shapes).index(name)
+        values = np.random.default_rng([seed, index]).normal(0, 0.2, shapes[name])
+        return (values + name.endswith(".gamma")).astype(np.float32)
+
+    return Checkpoint(
+        source="random",
+        format="huggingface",
+        config=config,
+        generation_config={},
+        weights={name: partial(read, name) for name in shapes},
+        weight_bytes=sum(4 * int(np.prod(shape)) for shape in shapes.values()),
+        source_dtypes=dict.fromkeys(shapes, "float32"),
+    )
+
+
+def export_checkpoint(checkpoint: Checkpoint, directory: Path) -> Bundle:
+    """The bundle of a checkpoint that is in no file."""
+    directory.mkdir(parents=True)
+    export.build("random", checkpoint, "fp32", directory, Progress(shown=False))
+    return Bundle.open(directory)

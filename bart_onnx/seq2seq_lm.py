@@ -17,7 +17,7 @@ from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.decoding.arrays import checked_prompts, merge_results
 from bart_onnx.decoding.loop import generate
-from bart_onnx.errors import InputError, MissingFileError, PresetError
+from bart_onnx.errors import InputError, InputTypeError, MissingFileError, PresetError
 from bart_onnx.locate import find_bundle
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.runners.ort import OrtRunner
@@ -143,7 +143,7 @@ class OnnxBartSeq2SeqLM:
         if stop_token_ids is None:
             return []
         if not isinstance(stop_token_ids, str):
-            return [int(token_id) for token_id in stop_token_ids]
+            return _checked_ids(stop_token_ids)
         if stop_token_ids != "auto":
             raise InputError(
                 f"stop_token_ids is {stop_token_ids!r}; give 'auto', None or a list of ids."
@@ -162,6 +162,15 @@ class OnnxBartSeq2SeqLM:
                 f"max_length is {max_length}, but this model has {limit} positions. Give at most "
                 f"{limit}."
             )
+
+
+def _checked_ids(stop_token_ids: Any) -> list[int]:
+    ids = np.asarray(stop_token_ids)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise InputTypeError(
+            f"stop_token_ids must be 'auto', None or a list of ids, found {stop_token_ids!r}."
+        )
+    return [int(token_id) for token_id in ids]
 
 
 def _bundled_preprocessor(bundle: Bundle) -> BartSeq2SeqLMPreprocessor:

@@ -233,11 +233,11 @@ def _view(
         strides = tuple(4 * int(stride) for stride in entry["strides"])
         dtype, size = entry["dtype"], int(files[file]["size"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"The manifest's entry of weight {name!r} is damaged: {error!r}") from None
+        raise BundleError(f"The manifest's entry of {name!r} is damaged: {error!r}") from None
     steps = zip(shape, strides, strict=False)
     last = offset + sum((count - 1) * stride for count, stride in steps) + 4
     smallest = min((offset, *shape, *strides))
     if dtype != "float32" or len(shape) != len(strides) or smallest < 0 or last > size:
-        raise BundleError(f"The manifest's entry of weight {name!r} lies outside {file}.")
+        raise BundleError(f"The manifest's entry of {name!r} lies outside {file}.")
     mapped = np.memmap(directory / _plain(file), np.uint8, mode="r")
     return np.ndarray(shape, np.float32, mapped, offset, strides)

@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threads=options.threads,
             offline=options.offline,
         )
-        for text in lm.generate(texts, max_length=options.max_length, long_input=options.long_input):
-            print(text)
+        generated = lm.generate(texts, max_length=options.max_length, long_input=options.long_input)
+        print(*generated, sep="\n")
     except BartOnnxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

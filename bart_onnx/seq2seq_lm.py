@@ -153,7 +153,7 @@ class OnnxBartSeq2SeqLM:
                 'A `preprocessor` must be attached to the model if `stop_token_ids="auto"`. '
                 "Attach one, or give the ids that end a row, for example stop_token_ids=(2,)."
             )
-        return [self.preprocessor.tokenizer.end_token_id]
+        return _checked_ids([self.preprocessor.tokenizer.end_token_id])
 
     def _check_lengths(self, max_length: int | None) -> None:
         limit = self.config.max_sequence_length
@@ -185,5 +185,3 @@ def _bundled_preprocessor(bundle: Bundle) -> BartSeq2SeqLMPreprocessor:
     return BartSeq2SeqLMPreprocessor(
         tokenizer, encoder_sequence_length=longest, decoder_sequence_length=longest
     )
-
-

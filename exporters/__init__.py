@@ -1,1 +1,1 @@
-"""Builders: a BART checkpoint goes in, a bundle comes out. Needs torch and onnx; `bart_onnx` not."""
+"""Builders: a checkpoint goes in, a bundle comes out. They need torch; `bart_onnx` does not."""

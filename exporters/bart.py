@@ -8,7 +8,8 @@ and output. Parameters are named as `exporters.packing` names the packed tensors
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -73,16 +74,12 @@ class CrossAttention(nn.Module):
         self.key_value = Dense(width, 2 * width)
         self.output = Dense(width, width)
 
-    def remember(self, encoded: Tensor) -> list[Tensor]:
-        """Key and value of an encoder output, each [source, heads, source_length, head_dim]."""
-        parts = self.key_value(encoded).split(encoded.shape[-1], dim=-1)
-        return [split_heads(part, encoded.shape[0], self.num_heads) for part in parts]
-
     def forward(self, x: Tensor, key: Tensor, value: Tensor, source_lengths: Tensor) -> Tensor:
         # The rows of one source become one row with more queries: beams share its keys.
         query = split_heads(self.query(x), key.shape[0], self.num_heads)
         attended = attention(query, key, value, source_lengths, causal=False)
-        return self.output(merge_heads(attended, x))
+        output: Tensor = self.output(merge_heads(attended, x))
+        return output
 
 
 class Layer(nn.Module):
@@ -124,6 +121,12 @@ class DecoderLayer(Layer):
         super().__init__(width, side, dropout)
         self.cross_attention = CrossAttention(width, side.num_heads)
         self.cross_attention_layer_norm = LayerNorm(width)
+
+    def remember(self, encoded: Tensor) -> list[Tensor]:
+        """Cross key and value of an encoder output, each [source, heads, length, head_dim]."""
+        parts = self.cross_attention.key_value(encoded).split(encoded.shape[-1], dim=-1)
+        heads = self.cross_attention.num_heads
+        return [split_heads(part, encoded.shape[0], heads) for part in parts]
 
     def forward(
         self, x: Tensor, past_lengths: Tensor, source_lengths: Tensor, caches: list[Tensor]
@@ -197,8 +200,8 @@ class Bart(nn.Module):
         x = self.encoder.embed(self.embed_tokens(token_ids), positions)
         for layer in self.encoder.layers:
             x = layer(x, source_lengths)
-        cross = [part for layer in self.decoder.layers for part in layer.cross_attention.remember(x)]
-        return x, cross
+        layers = cast(Iterable[DecoderLayer], self.decoder.layers)
+        return x, [part for layer in layers for part in layer.remember(x)]
 
     def decode(
         self,

@@ -44,7 +44,7 @@ def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
     """The text of README.md for a bundle with this manifest."""
     source, verification = manifest["source"], manifest["verification"]
     sides = {
-        name: f"{side.num_layers} layers, {side.num_heads} heads, feed-forward {side.intermediate_dim}"
+        name: f"{side.num_layers} layers, {side.num_heads} heads, width {side.intermediate_dim}"
         for name, side in (("encoder", config.encoder), ("decoder", config.decoder))
     }
     return _CARD.format(

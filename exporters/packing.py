@@ -39,9 +39,7 @@ class PackedTensor:
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
 
-    def pack(
-        self, weights: Mapping[str, Callable[[], NDArray[np.float32]]]
-    ) -> NDArray[np.float32]:
+    def pack(self, weights: Mapping[str, Callable[[], NDArray[np.float32]]]) -> NDArray[np.float32]:
         """The tensor's values, float32, its parts read one after the other."""
         if len(self.parts) == 1:
             return weights[self.parts[0].name]()

@@ -14,7 +14,9 @@ from exporters.checkpoints.checkpoint import Checkpoint
 from exporters.progress import Progress, gigabytes
 
 
-def open_checkpoint(preset: str, allow_pickle: bool, offline: bool, progress: Progress) -> Checkpoint:
+def open_checkpoint(
+    preset: str, allow_pickle: bool, offline: bool, progress: Progress
+) -> Checkpoint:
     """The checkpoint of a built-in name, a `hf://` URI or a directory.
 
     Raises:

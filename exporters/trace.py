@@ -92,9 +92,7 @@ def _dynamic_axes(tensor: TensorSpec) -> dict[int, Any]:
     }
 
 
-def _refer_to_weights(
-    model: ir.Model, stored: Mapping[str, StoredTensor], directory: Path
-) -> None:
+def _refer_to_weights(model: ir.Model, stored: Mapping[str, StoredTensor], directory: Path) -> None:
     initializers = model.graph.initializers
     for name in list(initializers):
         value = initializers.pop(name)

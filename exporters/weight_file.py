@@ -86,7 +86,7 @@ def _kept_tensors(config: BartConfig, weights: Weights) -> list[PackedTensor]:
 def _append(file: BinaryIO, values: NDArray[np.float32], digest: Any) -> int:
     alignment = _PAGE if values.nbytes >= _LARGE else _CACHE_LINE
     padding = bytes(-file.tell() % alignment)
-    data = memoryview(np.ascontiguousarray(values)).cast("B")
+    data = np.ascontiguousarray(values).view(np.uint8).data
     for chunk in (padding, data):
         file.write(chunk)
         digest.update(chunk)

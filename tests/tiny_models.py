@@ -38,7 +38,7 @@ VARIANTS = {
 
 
 def random_checkpoint(config: BartConfig, seed: int = 0) -> Checkpoint:
-    """Weights normal(0, 0.2) and norms about 1, so that logits differ and attention looks around."""
+    """Weights normal(0, 0.2) and norms about 1, so that attention looks around."""
     shapes = weight_shapes(config)
 
     def read(name: str) -> np.ndarray:

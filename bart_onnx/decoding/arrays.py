@@ -78,16 +78,18 @@ def _side(
         )
     visible = mask.astype(bool)
     lengths = visible.sum(axis=1)
-    if not np.array_equal(visible, np.arange(mask.shape[1]) < lengths[:, None]):
-        row = int(np.flatnonzero((visible != (np.arange(mask.shape[1]) < lengths[:, None])).any(1))[0])
-        raise InputError(f"{names[1]} of row {row} has a gap; pad rows on the right.")
+    gaps = (visible != (np.arange(mask.shape[1]) < lengths[:, None])).any(axis=1)
+    if gaps.any():
+        raise InputError(
+            f"{names[1]} of row {int(gaps.argmax())} has a gap; pad rows on the right."
+        )
     if not lengths.all():
         raise InputError(f"Row {int(lengths.argmin())} of {names[1]} is all zeros; give a token.")
     _check_ids(names[0], token_ids, visible, config.vocabulary_size)
     _check_longest(names[0], lengths, config.max_sequence_length)
-    return np.where(visible, token_ids, config.pad_token_id) if side == "encoder" else token_ids, (
-        lengths.astype(np.int64)
-    )
+    if side == "encoder":
+        token_ids = np.where(visible, token_ids, config.pad_token_id)
+    return token_ids, lengths.astype(np.int64)
 
 
 def _matrix(name: str, value: Any) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +148,7 @@ def _read_prompts(
 def _runs(values: IdArray) -> Iterator[tuple[int, int]]:
     """First and last + 1 of each run of equal values: [2, 2, 5] gives (0, 2), (2, 3)."""
     edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    yield from zip(edges[:-1], edges[1:], strict=True)
+    yield from pairwise(edges)
 
 
 def fewest_moves(kept: NDArray[np.bool_]) -> NDArray[np.intp]:

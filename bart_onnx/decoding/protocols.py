@@ -6,7 +6,7 @@ They stand here, below the runners, because the loop is written in their terms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class State(Protocol):
     def select(self, rows: NDArray[np.intp]) -> None:
         """Row i becomes what row `rows[i]` was; rows not named are dropped."""
 
-    def between(self, first: int, last: int) -> State:
+    def between(self, first: int, last: int) -> Self:
         """Rows `first` to `last - 1` as a State of their own that shares this one's memory.
 
         Steps of either are seen by both; the rows of neither may be selected while both are used.

@@ -7,6 +7,8 @@ probability of zero, which only finite values survive.
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,9 +78,9 @@ class OrtState:
             raise InputError(f"Cannot truncate rows of {self._lengths} tokens to {lengths}.")
         self._lengths[:] = lengths
 
-    def between(self, first: int, last: int) -> OrtState:
+    def between(self, first: int, last: int) -> Self:
         """Rows `first` to `last - 1` in the same memory."""
-        part = object.__new__(OrtState)
+        part = object.__new__(type(self))
         part.version = 0
         part._span = slice(first, last)
         part._share(self)

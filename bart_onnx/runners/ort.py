@@ -36,9 +36,9 @@ from bart_onnx.runners.providers import open_session
 # Encoder activations of so many tokens at a time: more would cost memory and gain no speed.
 _ENCODER_TOKENS = 4096
 
-# Sources are padded to a multiple of this. The last bits of an attention depend on how its keys fall
-# into the groups that the CPU's kernels add up: whole groups only, and they fall alike for a source
-# alone and beside a longer one.
+# Sources are padded to a multiple of this. The last bits of an attention depend on how its keys
+# fall into the groups that the CPU's kernels add up: with whole groups only, they fall alike for a
+# source alone and beside a longer one.
 _SOURCE_MULTIPLE = 16
 
 # Sessions of a parent process. Their threads do not exist in a child, so they must not be closed.
@@ -189,7 +189,7 @@ class _Step:
         self._past_lengths = np.zeros(state.rows, np.int64)
         self._offsets = np.arange(query_length)
         self._outputs = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             DECODER_TOKEN_IDS: self._token_ids,
             DECODER_POSITIONS: self._positions,
             PAST_LENGTHS: self._past_lengths,

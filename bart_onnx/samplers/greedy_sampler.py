@@ -18,8 +18,8 @@ class GreedySampler(Sampler):
 
     def get_next_token(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
         """Token ids int64 [rows] from probabilities float32 [rows, vocabulary]."""
-        return probabilities.argmax(axis=-1)
+        return np.asarray(probabilities.argmax(axis=-1), np.int64)
 
     def next_tokens(self, outputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
         """Token ids int64 [rows], read from the graph: no temperature changes which is highest."""
-        return outputs[NEXT_TOKEN_IDS][:, -1].astype(np.int64)
+        return np.array(outputs[NEXT_TOKEN_IDS][:, -1], np.int64)

@@ -89,9 +89,7 @@ def test_stop_token_inside_the_prompt_does_not_count():
 
 def test_prompt_of_full_width_is_returned_as_it_is():
     runner = SpellingRunner()
-    generated = generate(
-        runner, prompts([4, 4], [[1, 2, 3], [2]], width=3), GreedySampler(), [END]
-    )
+    generated = generate(runner, prompts([4, 4], [[1, 2, 3], [2]], width=3), GreedySampler(), [END])
     assert spelled(generated) == [[1, 2, 3], [2, 3, 4]]
     assert all(rows == 1 for rows, _ in runner.steps)
 
@@ -119,9 +117,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(rows):
     starts = [[int(random.integers(1, end + 1))] * int(random.integers(1, 4)) for end in last]
     lengths = random.integers(1, 9000, rows).tolist()
     together = spelled(
-        generate(
-            SpellingRunner(), prompts(last, starts, 33, lengths), GreedySampler(), [END]
-        )
+        generate(SpellingRunner(), prompts(last, starts, 33, lengths), GreedySampler(), [END])
     )
     for row in range(rows):
         one = prompts([last[row]], [starts[row]], 33, [lengths[row]])

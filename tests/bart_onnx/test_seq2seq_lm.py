@@ -23,7 +23,6 @@ from bart_onnx.errors import (
 ENCODER_LENGTH, DECODER_LENGTH = 24, 20
 
 
-
 def golden_cases(golden):
     cases = json.loads((golden / "generate.json").read_text())
     return cases

@@ -24,8 +24,7 @@ ENCODER_LENGTH, DECODER_LENGTH = 24, 20
 
 
 def golden_cases(golden):
-    cases = json.loads((golden / "generate.json").read_text())
-    return cases
+    return json.loads((golden / "generate.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +47,7 @@ def test_greedy_text_goldens(lm, golden):
     cases = [case for case in golden_cases(golden)["cases"] if case["sampler"] == "greedy"]
     assert len(cases) == 15
     for case in cases:
-        kwargs = {key: value for key, value in case["kwargs"].items()}
-        assert lm.generate(case["inputs"], **kwargs) == case["text"], case["name"]
+        assert lm.generate(case["inputs"], **case["kwargs"]) == case["text"], case["name"]
 
 
 def test_greedy_array_goldens(arrays_lm, golden):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import onnx
 import onnxruntime
 import pytest
@@ -59,7 +61,7 @@ def test_every_stored_weight_is_read_by_a_graph(bundle):
                 read.add((offset, offset + int(places["length"])))
     size = bundle.manifest["files"][WEIGHT_FILE]["size"]
     edges = sorted(read)
-    gaps = [start - end for (_, end), (start, _) in zip(edges[:-1], edges[1:], strict=True)]
+    gaps = [start - end for (_, end), (start, _) in itertools.pairwise(edges)]
     assert edges[0][0] == 0
     assert edges[-1][1] == size
     assert all(0 <= gap < 4096 for gap in gaps), "weights overlap, or bytes belong to none"

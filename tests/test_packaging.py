@@ -1,0 +1,80 @@
+"""The wheel holds both packages whole, and nothing else; what it asks for is what is promised."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("bart_onnx", "exporters")
+EXTRAS = {"cpu", "gpu", "export", "tensorrt", "hub", "serve", "ray", "test"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: setuptools would take what an older build left in the tree."""
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("setuptools is not installed; it comes with the extra [test]")
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for package in (*PACKAGES, "tests", "scripts"):
+        ignore = shutil.ignore_patterns("__pycache__", "data")
+        shutil.copytree(ROOT / package, source / package, ignore=ignore)
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    command += ["--disable-pip-version-check", "--quiet", "--wheel-dir", str(target), str(source)]
+    built = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = target.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_every_module_and_both_markers_are_in_the_wheel(names: list[str]) -> None:
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    missing = (modules | {f"{package}/py.typed" for package in PACKAGES}) - set(names)
+    assert not missing, f"not in the wheel (is the package listed in pyproject.toml?): {missing}"
+
+
+def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in names}
+    strangers = {top for top in tops if not top.endswith(".dist-info")} - set(PACKAGES)
+    assert not strangers
+    assert any(re.fullmatch(r"[^/]+\.dist-info/licenses/LICENSE", name) for name in names)
+
+
+def test_the_core_asks_for_numpy_and_tokenizers_only(metadata: Message) -> None:
+    requirements = metadata.get_all("Requires-Dist", [])
+    core = {requirement for requirement in requirements if "extra ==" not in requirement}
+    assert {re.split(r"[^\w-]", requirement)[0] for requirement in core} == {"numpy", "tokenizers"}
+
+
+def test_the_extras_have_their_names(metadata: Message) -> None:
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
+    assert metadata["Requires-Python"] == ">=3.11"

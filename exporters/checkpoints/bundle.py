@@ -34,4 +34,4 @@ def read(directory: Path) -> Checkpoint:
 
 
 def _read(bundle: Bundle, name: str) -> NDArray[np.float32]:
-    return np.ascontiguousarray(bundle.weight(name))
+    return np.array(bundle.weight(name), order="C")

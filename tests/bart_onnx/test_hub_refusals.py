@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from loopback_hub import LoopbackHub, hub_for_tests
 
-from bart_onnx import hub, hub_client
+from bart_onnx import client, hub
 from bart_onnx.errors import (
     DownloadError,
     InputTypeError,
@@ -135,8 +135,8 @@ def test_listed_file_that_is_gone(
     server: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.add("someone/tiny-bart", directory(tmp_path / "repository", CHECKPOINT))
-    listing = hub_client.list_files(hub.parse_uri(URI), offline=False)
-    monkeypatch.setattr(hub_client, "list_files", lambda uri, offline: listing)
+    listing = client.list_files(hub.parse_uri(URI), offline=False)
+    monkeypatch.setattr(client, "list_files", lambda uri, offline: listing)
     (tmp_path / "repository" / "merges.txt").unlink()
     with pytest.raises(MissingFileError, match=r"merges\.txt"):
         hub.download_checkpoint(URI)
@@ -158,7 +158,7 @@ def test_full_disk_before_and_during(
     server.add("someone/tiny-bart", directory(tmp_path / "repository", CHECKPOINT))
     with monkeypatch.context() as patch:
         patch.setattr(
-            "bart_onnx.hub_client.shutil.disk_usage",
+            "bart_onnx.hub.client.shutil.disk_usage",
             lambda _: type("Usage", (), {"free": 1000})(),
         )
         with pytest.raises(DownloadError, match=r"needs \d+ bytes.*has 1000 free"):
@@ -186,13 +186,13 @@ def test_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/someone")
-    assert hub_client.cache_directory() == Path("/home/someone/.cache/huggingface/hub")
+    assert client.cache_directory() == Path("/home/someone/.cache/huggingface/hub")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert hub_client.cache_directory() == Path("/x/huggingface/hub")
+    assert client.cache_directory() == Path("/x/huggingface/hub")
     monkeypatch.setenv("HF_HOME", "~/models")
-    assert hub_client.cache_directory() == Path("/home/someone/models/hub")
+    assert client.cache_directory() == Path("/home/someone/models/hub")
     monkeypatch.setenv("HF_HUB_CACHE", "/cache")
-    assert hub_client.cache_directory() == Path("/cache")
+    assert client.cache_directory() == Path("/cache")
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from bart_onnx.bundle import Bundle
 from bart_onnx.errors import MissingPackageError
 from bart_onnx.locate import check_preset
 
-_NEEDED = ("torch", "onnx", "onnxscript", "safetensors", "filelock", "tqdm")
+_NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "h5py", "filelock", "tqdm")
 
 
 def export_bundle(
@@ -39,9 +39,9 @@ def export_bundle(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPackageError(
-            f"Preset {preset!r} has no {precision} bundle here, and exporting one needs "
+            f"Preset {preset!r} has no {precision} bundle here, and to export one needs "
             f"{', '.join(missing)}. On a machine where they may be installed, run:\n"
-            '    pip install "bart_onnx[export,hub]"\n'
+            '    pip install "bart_onnx[cpu,export,hub]"\n'
             f"    {export_command(preset, precision, output)}"
         )
     from exporters.export import export

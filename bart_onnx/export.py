@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bart_onnx.export",
         description="Export a BART checkpoint to a bundle of ONNX graphs.",
         epilog=f"Built-in presets: {', '.join(PRESETS)}. "
-        "Needs torch: pip install 'bart_onnx[export,hub]'.",
+        "Needs torch: pip install 'bart_onnx[cpu,export,hub]'.",
     )
     parser.add_argument(
         "--preset",

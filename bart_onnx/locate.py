@@ -65,16 +65,12 @@ def check_preset(preset: str) -> None:
         raise PresetError(
             f"Preset {preset!r} is a file. Give the directory of a bundle or a checkpoint."
         )
+    uri = hub.suggest_uri(preset)
+    meant = f"; did you mean {uri!r}?" if uri else "."
     raise PresetError(
-        f"Preset {preset!r} is unknown{_suggestion(preset)}. Presets are a directory, "
+        f"Preset {preset!r} is unknown{meant} Presets are a directory, "
         f"hf://org/name[@revision], or one of: {', '.join(PRESETS)}."
     )
-
-
-def _suggestion(preset: str) -> str:
-    parts = preset.split("/")
-    looks_like_repository = len(parts) == 2 and all(parts) and not preset.startswith((".", "~"))
-    return f"; did you mean 'hf://{preset}'?" if looks_like_repository else ""
 
 
 def _in_precision(bundle: Bundle, precision: str, preset: str) -> Bundle:

@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def export(
             return target
         checkpoint = open_checkpoint(preset, allow_pickle, offline, progress)
         progress.say(_announcement(checkpoint))
-        with staged(target) as staging:
+        with closing(checkpoint), staged(target) as staging:
             build(preset, checkpoint, precision, staging, progress)
     seconds = time.monotonic() - started
     progress.say(f"Exported in {seconds:.0f} s: {target}")

@@ -39,7 +39,7 @@ def _open_source(source: str, allow_pickle: bool, offline: bool, progress: Progr
         return read_directory(Path(source).expanduser(), source, allow_pickle)
     if not offline:
         size = hub.download_size(source, allow_pickle=allow_pickle)
-        progress.say(f"Downloading {source}: {gigabytes(size)}, less what is in the hub's cache")
+        progress.say(f"Downloading {gigabytes(size)} of {source}")
     snapshot = hub.download_checkpoint(source, allow_pickle=allow_pickle, offline=offline)
     return read_directory(snapshot.directory, f"{source} at {snapshot.revision}", allow_pickle)
 

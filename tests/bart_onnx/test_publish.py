@@ -34,9 +34,13 @@ def test_an_empty_directory_may_be_the_target(tmp_path):
 
 
 def test_nothing_is_left_of_a_block_that_fails(tmp_path):
-    with pytest.raises(KeyError), staged(tmp_path / "bundle") as staging:
-        (staging / "a").write_text("x")
-        raise KeyError("stop")
+    def fail():
+        with staged(tmp_path / "bundle") as staging:
+            (staging / "a").write_text("x")
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        fail()
     assert leftovers(tmp_path) == []
 
 

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Word and phoneme error rates of a grapheme-to-phoneme BART on held-out words, greedily.
+
+    python -m bart_onnx.export --preset CHECKPOINT --output BUNDLE
+    python scripts/evaluate_g2p.py CHECKPOINT BUNDLE HELDOUT.tsv [--most N]
+
+CHECKPOINT holds config.json with the two character tables of PeterReid's models; HELDOUT.tsv has
+lines `word<TAB>phonemes`. A word is wrong if any character differs; edits are Levenshtein distances
+in code points. It ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bart_onnx import OnnxBartSeq2SeqLM
+
+PAD, START, END, UNKNOWN = 0, 1, 2, 3
+MOST_TOKENS = 61  # the start token and 60 new ones
+
+
+@dataclass(frozen=True)
+class Characters:
+    """The character tables of a checkpoint: an id is a character's index."""
+
+    graphemes: dict[str, int]
+    phonemes: str
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Characters:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        letters = enumerate(config["grapheme_chars"])
+        return cls({letter: index for index, letter in letters}, config["phoneme_chars"])
+
+    def encode(self, words: Sequence[str]) -> dict[str, np.ndarray]:
+        """The four arrays that generate() takes without a preprocessor, int32 and bool."""
+        rows = [
+            [START, *(self.graphemes.get(letter, UNKNOWN) for letter in word), END]
+            for word in words
+        ]
+        sources = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
+        for row, ids in enumerate(rows):
+            sources[row, : len(ids)] = ids
+        targets = np.full((len(rows), MOST_TOKENS), PAD, np.int32)
+        targets[:, 0] = START
+        return {
+            "encoder_token_ids": sources,
+            "encoder_padding_mask": sources != PAD,
+            "decoder_token_ids": targets,
+            "decoder_padding_mask": np.arange(MOST_TOKENS) < np.ones((len(rows), 1)),
+        }
+
+    def decode(self, token_ids: np.ndarray) -> str:
+        known = range(UNKNOWN + 1, len(self.phonemes))
+        return "".join(self.phonemes[token_id] for token_id in token_ids if token_id in known)
+
+
+def pronounce(lm: OnnxBartSeq2SeqLM, characters: Characters, words: Sequence[str]) -> list[str]:
+    """Phonemes of each word, decoded greedily."""
+    found = lm.generate(characters.encode(words), stop_token_ids=(END,))
+    rows = zip(found["decoder_token_ids"], found["decoder_padding_mask"], strict=True)
+    return [characters.decode(ids[mask]) for ids, mask in rows]
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Fewest insertions, deletions and substitutions: ("ab", "cb") is 1."""
+    distances = list(range(len(second) + 1))
+    for row, left in enumerate(first, start=1):
+        previous, distances[0] = distances[0], row
+        for column, right in enumerate(second, start=1):
+            change = previous + (left != right)
+            previous = distances[column]
+            distances[column] = min(change, previous + 1, distances[column - 1] + 1)
+    return distances[-1]
+
+
+def error_rates(found: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
+    """Counts, and WER and PER in percent."""
+    pairs = list(zip(found, expected, strict=True))
+    wrong = sum(ours != theirs for ours, theirs in pairs)
+    edits = sum(edit_distance(ours, theirs) for ours, theirs in pairs)
+    characters = sum(map(len, expected))
+    return {
+        "words": len(pairs),
+        "wrong_words": wrong,
+        "wer": round(100 * wrong / len(pairs), 2),
+        "edits": edits,
+        "characters": characters,
+        "per": round(100 * edits / characters, 2),
+    }
+
+
+def read_words(path: Path) -> list[tuple[str, str]]:
+    """Words and phonemes of a TSV file, in file order."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [(word, phonemes) for word, phonemes in (line.split("\t") for line in lines)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("heldout", type=Path)
+    parser.add_argument("--most", type=int, help="only so many words, spread over the file")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    rows = read_words(options.heldout)
+    if options.most:
+        rows = rows[:: max(1, len(rows) // options.most)][: options.most]
+    lm = OnnxBartSeq2SeqLM.from_preset(options.bundle, preprocessor=None, threads=options.threads)
+    started = time.perf_counter()
+    found = pronounce(lm, Characters.read(options.checkpoint), [word for word, _ in rows])
+    seconds = time.perf_counter() - started
+    rates = error_rates(found, [phonemes for _, phonemes in rows])
+    print(f"{rates['wrong_words']} of {rates['words']} words wrong: WER {rates['wer']:.2f} %")
+    print(f"{rates['edits']} edits in {rates['characters']} phonemes: PER {rates['per']:.2f} %")
+    print(json.dumps({**rates, "seconds": round(seconds, 2)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threads=options.threads,
             offline=options.offline,
         )
-        generated = lm.generate(texts, max_length=options.max_length, long_input=options.long_input)
+        lm.compile(sampler="greedy")
+        generated = lm.generate(
+            texts,
+            max_length=options.max_length or _default_length(lm),
+            long_input=options.long_input,
+        )
         print(*generated, sep="\n")
     except BartOnnxError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -32,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _default_length(lm: OnnxBartSeq2SeqLM) -> int | None:
+    """The checkpoint's own longest output, where its generation config names one."""
+    length = lm.runner.bundle.generation_config.get("max_length")
+    return min(length, lm.config.max_sequence_length) if isinstance(length, int) else None
 
 
 def _texts(options: argparse.Namespace) -> list[str]:
@@ -74,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         "--max-length",
         type=int,
         metavar="TOKENS",
-        help="longest output, counting its two start tokens; default: the model's positions",
+        help="longest output, counting its two start tokens; default: max_length of the "
+        "checkpoint's generation config, else the model's positions",
     )
     parser.add_argument(
         "--long-input",

@@ -29,7 +29,7 @@ from bart_onnx.store import bundle_path
 from bart_onnx.version import __version__
 from exporters.card import model_card
 from exporters.checkpoints.checkpoint import Checkpoint
-from exporters.progress import Progress, gigabytes
+from exporters.progress import Progress, cost
 from exporters.sources import open_checkpoint
 from exporters.trace import trace
 from exporters.verify import reference_run, verify
@@ -66,7 +66,7 @@ def export(
             progress.say(f"Already exported: {target}")
             return target
         checkpoint = open_checkpoint(preset, allow_pickle, offline, progress)
-        progress.say(_announcement(checkpoint))
+        progress.say(f"Exporting {checkpoint.source}: {cost(checkpoint.weight_bytes)}")
         with closing(checkpoint), staged(target) as staging:
             build(preset, checkpoint, precision, staging, progress)
     seconds = time.monotonic() - started
@@ -135,13 +135,3 @@ def _check_same(bundle: Bundle, preset: str, precision: str) -> None:
             f"{bundle.path} already holds {source.get('preset')!r} in {bundle.precision}. Remove "
             "it, or choose another output."
         )
-
-
-def _announcement(checkpoint: Checkpoint) -> str:
-    size = checkpoint.weight_bytes
-    # Measured on two cores: torch, the tracer and the sessions that check the result.
-    memory, seconds = 0.6e9 + 2.4 * size, 30 + size / 30e6
-    return (
-        f"Exporting {checkpoint.source}: {gigabytes(size)} of weights; takes about "
-        f"{gigabytes(memory)} of memory and {seconds / 60:.0f} to {seconds / 30:.0f} minutes"
-    )

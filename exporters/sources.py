@@ -11,7 +11,7 @@ from bart_onnx.errors import BartOnnxError, CheckpointError, MissingFileError, P
 from bart_onnx.presets import PRESETS
 from exporters.checkpoints import bundle, hugging_face
 from exporters.checkpoints.checkpoint import Checkpoint
-from exporters.progress import Progress, gigabytes
+from exporters.progress import Progress, cost, gigabytes
 
 
 def open_checkpoint(
@@ -39,7 +39,7 @@ def _open_source(source: str, allow_pickle: bool, offline: bool, progress: Progr
         return read_directory(Path(source).expanduser(), source, allow_pickle)
     if not offline:
         size = hub.download_size(source, allow_pickle=allow_pickle)
-        progress.say(f"Downloading {gigabytes(size)} of {source}")
+        progress.say(f"Downloading {gigabytes(size)} of {source}. To export it: {cost(size)}")
     snapshot = hub.download_checkpoint(source, allow_pickle=allow_pickle, offline=offline)
     return read_directory(snapshot.directory, f"{source} at {snapshot.revision}", allow_pickle)
 

@@ -69,13 +69,12 @@ def test_a_built_in_name_that_no_source_has_lists_what_each_said(server):
         OnnxBartSeq2SeqLM.from_preset("bart_large_en")
 
 
-def test_precision_must_be_known_and_the_bundles(tiny_bundle):
+def test_precision_must_be_known_and_the_bundles(tiny_bundle, monkeypatch):
     with pytest.raises(InputError, match="precisions: fp32"):
         find_bundle(str(tiny_bundle), precision="fp17")
-    with pytest.raises(BundleError, match="holds fp32, not int8"):
-        from bart_onnx.locate import _in_precision
-
-        _in_precision(Bundle.open(tiny_bundle), "int8", "x")
+    monkeypatch.setattr("bart_onnx.locate.PRECISIONS", ("fp32", "fp64"))
+    with pytest.raises(BundleError, match="holds fp32, not fp64"):
+        find_bundle(str(tiny_bundle), precision="fp64")
 
 
 @pytest.mark.parametrize(

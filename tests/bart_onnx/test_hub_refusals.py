@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from loopback_hub import LoopbackHub, hub_for_tests
 
-from bart_onnx import client, hub
+from bart_onnx import hub
 from bart_onnx.errors import (
     DownloadError,
     InputTypeError,
@@ -20,6 +20,7 @@ from bart_onnx.errors import (
     MissingPackageError,
     PresetError,
 )
+from bart_onnx.hub import client
 
 pytest.importorskip("huggingface_hub", reason="the [hub] extra is not installed")
 

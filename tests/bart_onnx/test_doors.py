@@ -11,15 +11,16 @@ DOORS = ("export", "generate")
 
 WITHOUT_BUILDERS = """
 import runpy, sys
+BLOCKED = {"torch", "transformers", "onnx", "onnxscript", "keras", "h5py"}
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "transformers", "onnx", "onnxscript", "keras", "h5py"}:
+        if name.split(".")[0] in BLOCKED:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Block())
 import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: (
-    None if name in {"torch", "onnx", "onnxscript"} else found(name, package)
+    None if name in BLOCKED else found(name, package)
 )
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -5,9 +5,14 @@ in vain: where torch is not installed, nothing here can build.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bart_onnx.bundle import Bundle
+from bart_onnx.config import BartConfig
 from bart_onnx.errors import MissingPackageError
 from bart_onnx.locate import check_preset
 
@@ -36,7 +41,7 @@ def export_bundle(
         ExportError, CheckpointError, PresetError, DownloadError: nothing was published.
     """
     check_preset(preset)
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = missing_packages()
     if missing:
         raise MissingPackageError(
             f"Preset {preset!r} has no {precision} bundle here, and to export one needs "
@@ -56,6 +61,39 @@ def export_bundle(
             show_progress=show_progress,
         )
     )
+
+
+def assemble_bundle(
+    config: BartConfig,
+    weights: Mapping[str, Callable[[], NDArray[np.float32]]],
+    directory: Path,
+    graphs: Bundle | None = None,
+) -> Bundle:
+    """A bundle of weights that are in no file, in a directory that does not exist yet.
+
+    Args:
+        weights: by their names in `bart_onnx.weights`.
+        graphs: a bundle of the same config, whose graphs need not be traced again.
+
+    Raises:
+        MissingPackageError: what exporting needs is not installed; the message has the command.
+        ExportError: the weights hold a NaN.
+    """
+    missing = missing_packages()
+    if missing:
+        raise MissingPackageError(
+            "To run a BART that is in no bundle yet, its graphs have to be built, which needs "
+            f'{", ".join(missing)}. Install them with: pip install "bart_onnx[cpu,export]"'
+        )
+    from exporters.export import assemble
+
+    assemble(config, weights, directory, graphs)
+    return Bundle.open(directory)
+
+
+def missing_packages() -> list[str]:
+    """What exporting and training need and is not installed."""
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 def export_command(preset: str, precision: str, output: Path | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -22,18 +23,20 @@ from bart_onnx.bundle import (
     Bundle,
     is_bundle,
 )
+from bart_onnx.config import BartConfig
 from bart_onnx.errors import ExportError
 from bart_onnx.graphs import graph_specs
 from bart_onnx.publish import seal, staged, write_json
 from bart_onnx.store import bundle_path
 from bart_onnx.version import __version__
+from bart_onnx.weights import weight_shapes
 from exporters.card import model_card
 from exporters.checkpoints.checkpoint import Checkpoint
 from exporters.progress import Progress, cost
 from exporters.sources import open_checkpoint
 from exporters.trace import trace
 from exporters.verify import reference_run, verify
-from exporters.weight_file import WEIGHT_FILE, WeightFile, write_weights
+from exporters.weight_file import WEIGHT_FILE, WeightFile, Weights, write_weights
 
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -75,9 +78,18 @@ def export(
 
 
 def build(
-    preset: str, checkpoint: Checkpoint, precision: str, directory: Path, progress: Progress
+    preset: str,
+    checkpoint: Checkpoint,
+    precision: str,
+    directory: Path,
+    progress: Progress,
+    graphs: Bundle | None = None,
 ) -> None:
     """Fill an empty directory with a sealed bundle that has been checked against torch.
+
+    Args:
+        graphs: a bundle of the same config, whose graphs are taken instead of traced again: they
+            say where weights lie, and not what they are.
 
     Raises:
         ExportError: the graphs are not what torch computes.
@@ -86,6 +98,9 @@ def build(
     with progress.bar("Writing weights", checkpoint.weight_bytes) as advance:
         written = write_weights(config, checkpoint.weights, directory, advance)
     for spec in graph_specs(config):
+        if graphs is not None and graphs.config == config:
+            shutil.copyfile(graphs.graph(spec.name), directory / f"{spec.name}.onnx")
+            continue
         progress.say(f"Tracing the {spec.name} graph")
         trace(config, spec, written.stored, directory / f"{spec.name}.onnx")
     write_json(directory / CONFIG, config.to_dict())
@@ -100,6 +115,24 @@ def build(
     manifest["verification"] = verify(Bundle.open(directory), reference_run(checkpoint))
     (directory / CARD).write_text(model_card(manifest, config), encoding="utf-8")
     seal(directory, manifest, known)
+
+
+def assemble(
+    config: BartConfig, weights: Weights, directory: Path, graphs: Bundle | None = None
+) -> None:
+    """Fill a new directory with a bundle of weights that are in no file."""
+    shapes = weight_shapes(config)
+    checkpoint = Checkpoint(
+        source="memory",
+        format="memory",
+        config=config,
+        generation_config={},
+        weights=weights,
+        weight_bytes=sum(4 * math.prod(shape) for shape in shapes.values()),
+        source_dtypes=dict.fromkeys(shapes, "float32"),
+    )
+    with staged(directory) as staging:
+        build("memory", checkpoint, "fp32", staging, Progress(shown=False), graphs)
 
 
 def _manifest(

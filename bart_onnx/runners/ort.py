@@ -24,6 +24,7 @@ from bart_onnx.graphs import (
     DECODER_STEP,
     DECODER_TOKEN_IDS,
     ENCODER,
+    ENCODER_SEQUENCE_OUTPUT,
     ENCODER_TOKEN_IDS,
     PAST_LENGTHS,
     SOURCE_LENGTHS,
@@ -89,8 +90,21 @@ class OrtRunner:
         at_once = max(1, _ENCODER_TOKENS // longest)
         for first in range(0, rows, at_once):
             some = slice(first, first + at_once)
-            self._encode(token_ids[some], lengths[some], [array[some] for array in cross])
+            outputs = {
+                name: array[some] for name, array in zip(self._cross_names(), cross, strict=True)
+            }
+            self._encode(token_ids[some], lengths[some], outputs)
         return OrtState(self.config, cross, lengths.copy())
+
+    def encoder_output(
+        self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """The encoder's hidden states, float32 [rows, length, hidden_dim]; see `encode`."""
+        rows, length = token_ids.shape
+        self._check_positions("encoder", length)
+        output = np.empty((rows, length, self.config.hidden_dim), np.float32)
+        self._encode(token_ids, lengths, {ENCODER_SEQUENCE_OUTPUT: output})
+        return output
 
     def step(
         self, state: OrtState, token_ids: NDArray[np.int64], wanted: Sequence[str]
@@ -112,17 +126,21 @@ class OrtRunner:
         self,
         token_ids: NDArray[np.int64],
         lengths: NDArray[np.int64],
-        cross: list[NDArray[np.float32]],
+        outputs: Mapping[str, NDArray[np.float32]],
     ) -> None:
+        """Run the encoder; what it computes lands in the arrays of `outputs`."""
         binding = self._session(ENCODER).io_binding()
         inputs = {ENCODER_TOKEN_IDS: token_ids, SOURCE_LENGTHS: lengths}
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, _value(np.ascontiguousarray(array)))
-        for layer in range(self.config.decoder.num_layers):
-            names = cache_names(layer)
-            binding.bind_ortvalue_output(names.cross_key, _value(cross[2 * layer]))
-            binding.bind_ortvalue_output(names.cross_value, _value(cross[2 * layer + 1]))
-        self._session(ENCODER).run_with_iobinding(binding)
+        for name, output in outputs.items():
+            binding.bind_ortvalue_output(name, _value(output))
+        self._session(ENCODER).run_with_iobinding(binding, _only_what_is_bound())
+
+    def _cross_names(self) -> list[str]:
+        """Names of the cross caches in the order in which a state holds them."""
+        layers = map(cache_names, range(self.config.decoder.num_layers))
+        return [name for names in layers for name in (names.cross_key, names.cross_value)]
 
     def _binding(self, state: OrtState, query_length: int, wanted: tuple[str, ...]) -> _Step:
         session = self._session(DECODER_STEP)

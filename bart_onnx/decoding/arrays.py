@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.config import BartConfig
-from bart_onnx.decoding.loop import Generated, Prompts
-from bart_onnx.errors import InputError, InputTooLongError, InputTypeError
+from bart_onnx.decoding.prompts import Generated, Prompts
+from bart_onnx.errors import InputError, InputKeyError, InputTooLongError, InputTypeError
 
 _SIDES = ("encoder", "decoder")
 
@@ -24,7 +24,8 @@ def checked_prompts(inputs: Any, config: BartConfig) -> Prompts:
 
     Raises:
         InputTypeError: not a mapping of integer arrays.
-        InputError: an array is missing; shapes disagree; a mask is not ones followed by zeros; a
+        InputKeyError: an array is missing.
+        InputError: shapes disagree; a mask is not ones followed by zeros; a
             row is empty; an id lies outside the vocabulary.
         InputTooLongError: more columns that count than the model has positions.
     """
@@ -35,7 +36,7 @@ def checked_prompts(inputs: Any, config: BartConfig) -> Prompts:
         )
     missing = [key for key in _keys() if key not in inputs]
     if missing:
-        raise InputError(f"The inputs lack {', '.join(missing)}.")
+        raise InputKeyError(f"The inputs lack {', '.join(missing)}. Add what is missing.")
     encoder_token_ids, encoder_lengths = _side("encoder", inputs, config)
     decoder_token_ids, prompt_lengths = _side("decoder", inputs, config)
     if len(encoder_token_ids) != len(decoder_token_ids):
@@ -51,14 +52,56 @@ def checked_prompts(inputs: Any, config: BartConfig) -> Prompts:
     return Prompts(encoder_token_ids, encoder_lengths, decoder_token_ids, prompt_lengths)
 
 
-def merge_results(inputs: Mapping[str, Any], generated: Generated) -> dict[str, NDArray[Any]]:
-    """Token ids in the dtype of the inputs', and the mask of those that count, bool."""
-    token_ids = generated.token_ids
-    columns = np.arange(token_ids.shape[1])
-    return {
-        "decoder_token_ids": token_ids.astype(np.asarray(inputs["decoder_token_ids"]).dtype),
-        "decoder_padding_mask": columns < generated.lengths[:, None],
+def merge_results(
+    inputs: Mapping[str, Any], prompts: Prompts, generated: Generated, strip_prompt: bool, pad: int
+) -> dict[str, NDArray[Any]]:
+    """What generate() gives for arrays.
+
+    Args:
+        inputs: what the prompts were made of; the ids keep its dtype.
+        strip_prompt: leave the prompts out: what follows stands at the left, padded with `pad`.
+
+    Returns:
+        "decoder_token_ids" and "decoder_padding_mask", bool, which of them count, [rows, width];
+        with all beams [rows, num_beams, width], and "log_probs", float32 [rows, num_beams].
+    """
+    beams = generated.beams
+    token_ids = generated.token_ids if beams is None else beams.token_ids
+    ends = generated.lengths if beams is None else beams.lengths
+    columns = np.arange(token_ids.shape[-1])
+    if strip_prompt:
+        starts = prompts.prompt_lengths.reshape(-1, *[1] * (ends.ndim - 1))
+        ends = ends - starts
+        shifted = np.minimum(columns + starts[..., None], len(columns) - 1)
+        token_ids = np.take_along_axis(token_ids, shifted, axis=-1)
+        token_ids = np.where(columns < ends[..., None], token_ids, pad)
+    dtype = np.asarray(inputs["decoder_token_ids"]).dtype
+    results: dict[str, NDArray[Any]] = {
+        "decoder_token_ids": token_ids.astype(dtype),
+        "decoder_padding_mask": columns < ends[..., None],
     }
+    return results if beams is None else {**results, "log_probs": beams.log_probs}
+
+
+def joined(results: Sequence[Mapping[str, NDArray[Any]]], pad: int) -> dict[str, NDArray[Any]]:
+    """The rows of all results, in order; narrower ones are padded on the right."""
+    if not results:
+        nothing = np.zeros((0, 0), np.int32)
+        return {"decoder_token_ids": nothing, "decoder_padding_mask": nothing.astype(bool)}
+    fills = {"decoder_token_ids": pad, "decoder_padding_mask": False}
+    widest = max(result["decoder_token_ids"].shape[-1] for result in results)
+    whole = {}
+    for name in results[0]:
+        parts = [result[name] for result in results]
+        if name in fills:
+            parts = [_widened(part, widest, fills[name]) for part in parts]
+        whole[name] = np.concatenate(parts)
+    return whole
+
+
+def _widened(array: NDArray[Any], width: int, fill: int) -> NDArray[Any]:
+    missing = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
+    return np.pad(array, missing, constant_values=fill)
 
 
 def _keys() -> list[str]:

@@ -1,58 +1,35 @@
 """The loop: tokens go round until every row has ended. It knows no device, no file and no text.
 
 Rows are independent: each stops at its own end, and a row that has ended leaves the batch. So the
-answer for a prompt is the same alone and among any others.
+answer for a prompt is the same alone and among any others. Beams and contrastive search have loops
+of their own; `generate` is the way to all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bart_onnx.decoding.beam import beam_search
+from bart_onnx.decoding.contrastive import contrastive_search
+from bart_onnx.decoding.prompts import (
+    Generated,
+    IdArray,
+    Prompts,
+    batches,
+    encode,
+    fewest_moves,
+    read_prompts,
+)
 from bart_onnx.decoding.protocols import AnyState, Runner
-from bart_onnx.samplers.sampler import Sampler
-
-# Source tokens that are decoded together. Larger batches gain little and take memory.
-_BATCH_TOKENS = 16_384
-# Prompt tokens fed in one step: bounds the logits that a long prompt makes.
-_PROMPT_TOKENS = 64
-
-IdArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What to generate from, one row each.
-
-    Attributes:
-        encoder_token_ids: int64 [rows, source_length], padded on the right.
-        encoder_lengths: int64 [rows], source tokens that count.
-        decoder_token_ids: int64 [rows, width]; the prompt stands at the left, and generation
-            fills the rest.
-        prompt_lengths: int64 [rows], 1 to width.
-    """
-
-    encoder_token_ids: IdArray
-    encoder_lengths: IdArray
-    decoder_token_ids: IdArray
-    prompt_lengths: IdArray
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What was generated.
-
-    Attributes:
-        token_ids: int64 [rows, width], the prompts with what followed; as given past the end.
-        lengths: int64 [rows], tokens that count, up to and including the first stop token.
-    """
-
-    token_ids: IdArray
-    lengths: IdArray
+from bart_onnx.errors import InputTypeError
+from bart_onnx.graphs import LOGITS
+from bart_onnx.samplers import BeamSampler, ContrastiveSampler, Sampler
+from bart_onnx.samplers.draws import CallDraws
 
 
 def generate(
@@ -60,104 +37,130 @@ def generate(
     prompts: Prompts,
     sampler: Sampler,
     stop_token_ids: Collection[int] = (),
+    draws: CallDraws | None = None,
+    first_row: int = 0,
 ) -> Generated:
     """Continue each prompt to its first stop token or to the full width.
 
     Stop tokens inside a prompt do not count: BART's own begins with one (KerasHub
-    `BartSeq2SeqLM.generate_step`).
+    `BartSeq2SeqLM.generate_step`). Nor do those that stand after it and are overwritten.
+
+    Args:
+        draws: where a random sampler draws from; None takes its next call.
+        first_row: the number of the first row in that call, where it comes in several batches.
+
+    Raises:
+        InputError: the sampler asks for more tokens than the vocabulary has.
+        InputTypeError: the sampler is called in a way of its own, which this loop does not follow.
     """
-    token_ids = prompts.decoder_token_ids.copy()
-    width = token_ids.shape[1]
-    lengths = np.full(len(token_ids), width, np.int64)
+    _check_overrides(sampler)
+    sampler.check_vocabulary(runner.config.vocabulary_size)
     stops = np.array(sorted(stop_token_ids), np.int64)
-    for rows in _batches(prompts, width):
-        _generate_batch(runner, prompts, sampler, stops, rows, token_ids, lengths)
-    return Generated(token_ids, lengths)
+    if isinstance(sampler, BeamSampler):
+        return beam_search(runner, prompts, sampler, stops)
+    if isinstance(sampler, ContrastiveSampler):
+        return contrastive_search(runner, prompts, sampler, stops)
+    if draws is None and sampler.draws is not None:
+        draws = sampler.draws.next_call()
+    return _Sampling(runner, prompts, sampler, stops, draws, first_row).run()
 
 
-def _batches(prompts: Prompts, width: int) -> Iterator[NDArray[np.intp]]:
-    """Rows to decode together: those of like source length, within the budget of tokens.
+def _check_overrides(sampler: Sampler) -> None:
+    """Refuse what a subclass changes and the loops would pass over."""
+    own = {Sampler.__call__, BeamSampler.__call__, ContrastiveSampler.__call__}
+    several = isinstance(sampler, BeamSampler | ContrastiveSampler)
+    softmax = type(sampler).compute_probabilities is Sampler.compute_probabilities
+    if type(sampler).__call__ not in own or (several and not softmax):
+        raise InputTypeError(
+            f"{type(sampler).__name__} changes how a {type(sampler).__mro__[1].__name__} runs; "
+            "generate follows what get_next_token returns. Change that, or call the sampler with "
+            "a `next` of your own."
+        )
 
-    A prompt that fills the width has nothing to generate and is in no batch.
+
+@dataclass
+class _Rows:
+    """Rows that are being decoded.
+
+    Attributes:
+        numbers: which rows of the prompts they are, [rows].
+        positions: where each one's next token is written, [rows].
+        lines: which line of the batch's random numbers is each one's, [rows].
     """
-    rows = np.flatnonzero(prompts.prompt_lengths < width)
-    rows = rows[np.argsort(-prompts.encoder_lengths[rows], kind="stable")]
-    while len(rows):
-        count = max(1, _BATCH_TOKENS // int(prompts.encoder_lengths[rows[0]]))
-        batch = rows[:count]
-        # Rows of one prompt length stand side by side, so that they share their prompt's steps.
-        yield batch[np.argsort(prompts.prompt_lengths[batch], kind="stable")]
-        rows = rows[count:]
+
+    numbers: NDArray[np.intp]
+    positions: IdArray
+    lines: NDArray[np.intp]
+
+    def take(self, order: NDArray[np.intp]) -> None:
+        self.numbers, self.positions = self.numbers[order], self.positions[order]
+        self.lines = self.lines[order]
 
 
-def _generate_batch(
-    runner: Runner[AnyState],
-    prompts: Prompts,
-    sampler: Sampler,
-    stops: IdArray,
-    rows: NDArray[np.intp],
-    token_ids: IdArray,
-    lengths: IdArray,
-) -> None:
-    """Fill `rows` of `token_ids` and set their `lengths`."""
-    source_lengths = prompts.encoder_lengths[rows]
-    sources = prompts.encoder_token_ids[rows, : int(source_lengths.max())]
-    state = runner.encode(sources, source_lengths)
-    positions = prompts.prompt_lengths[rows].copy()
-    next_ids = _read_prompts(runner, state, sampler, token_ids[rows], positions)
-    width = token_ids.shape[1]
-    while True:
-        token_ids[rows, positions] = next_ids
-        positions += 1
-        alive = ~np.isin(next_ids, stops) & (positions < width)
-        if not alive.all():
-            lengths[rows[~alive]] = positions[~alive]
-            order = fewest_moves(alive)
-            if not len(order):
-                return
-            state.select(order)
-            rows, positions, next_ids = rows[order], positions[order], next_ids[order]
-        outputs = runner.step(state, next_ids[:, None], sampler.wanted)
-        next_ids = sampler.next_tokens(outputs)
+class _Sampling(Generic[AnyState]):
+    """One call with a sampler that chooses a token at a time."""
+
+    def __init__(
+        self,
+        runner: Runner[AnyState],
+        prompts: Prompts,
+        sampler: Sampler,
+        stops: IdArray,
+        draws: CallDraws | None,
+        first_row: int,
+    ) -> None:
+        self._runner, self._prompts, self._sampler, self._stops = runner, prompts, sampler, stops
+        self._draws, self._first_row = draws, first_row
+        self._token_ids = prompts.decoder_token_ids.copy()
+        self._width = self._token_ids.shape[1]
+        self._lengths = np.full(len(self._token_ids), self._width, np.int64)
+
+    def run(self) -> Generated:
+        vocabulary_size = self._runner.config.vocabulary_size
+        logits = vocabulary_size if LOGITS in self._sampler.wanted else 1
+        for numbers in batches(self._prompts, logits):
+            self._run_batch(numbers)
+        return Generated(self._token_ids, self._lengths)
+
+    def _run_batch(self, numbers: NDArray[np.intp]) -> None:
+        """Fill these rows of the token ids and set their lengths."""
+        rows = _Rows(numbers, self._prompts.prompt_lengths[numbers], np.arange(len(numbers)))
+        uniforms = None
+        if self._draws is not None:
+            lines = (numbers + self._first_row).tolist()
+            uniforms = self._draws.uniforms(lines, self._width)
+        state = encode(self._runner, self._prompts, numbers)
+        next_ids = self._read(state, rows, uniforms)
+        while True:
+            self._token_ids[rows.numbers, rows.positions] = next_ids
+            rows.positions += 1
+            alive = ~np.isin(next_ids, self._stops) & (rows.positions < self._width)
+            if not alive.all():
+                self._lengths[rows.numbers[~alive]] = rows.positions[~alive]
+                order = fewest_moves(alive)
+                if not len(order):
+                    return
+                state.select(order)
+                rows.take(order)
+                next_ids = next_ids[order]
+            outputs = self._runner.step(state, next_ids[:, None], self._sampler.wanted)
+            next_ids = self._sampler.next_tokens(outputs, _here(uniforms, rows))
+
+    def _read(self, state: AnyState, rows: _Rows, uniforms: NDArray[np.float64] | None) -> IdArray:
+        """Feed the prompts; the token that follows each, [rows]."""
+        next_ids = np.empty(len(rows.numbers), np.int64)
+        here = _here(uniforms, rows)
+        token_ids = self._token_ids[rows.numbers]
+        wanted = self._sampler.wanted
+        for some, columns, outputs in read_prompts(
+            self._runner, state, token_ids, rows.positions, wanted
+        ):
+            if columns.stop == rows.positions[some.start]:
+                drawn = None if here is None else here[some]
+                next_ids[some] = self._sampler.next_tokens(outputs, drawn)
+        return next_ids
 
 
-def _read_prompts(
-    runner: Runner[AnyState],
-    state: AnyState,
-    sampler: Sampler,
-    token_ids: IdArray,
-    prompt_lengths: IdArray,
-) -> IdArray:
-    """Feed every prompt, rows of one length together; the token that follows each, [rows].
-
-    A row's result may depend on how many tokens a step feeds, in the last bits. So rows of
-    different lengths are never padded into one step.
-    """
-    next_ids = np.empty(len(token_ids), np.int64)
-    for first, last in _runs(prompt_lengths):
-        group = state.between(first, last)
-        prompt = token_ids[first:last, : int(prompt_lengths[first])]
-        starts = range(0, prompt.shape[1], _PROMPT_TOKENS)
-        for start in starts:
-            wanted = sampler.wanted if start == starts[-1] else ()
-            outputs = runner.step(group, prompt[:, start : start + _PROMPT_TOKENS], wanted)
-        next_ids[first:last] = sampler.next_tokens(outputs)
-    return next_ids
-
-
-def _runs(values: IdArray) -> Iterator[tuple[int, int]]:
-    """First and last + 1 of each run of equal values: [2, 2, 5] gives (0, 2), (2, 3)."""
-    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    yield from pairwise(edges)
-
-
-def fewest_moves(kept: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """An order of the kept rows in which rows from the end fill the holes and no other moves.
-
-    Of rows 0 to 4 with 1 and 2 dropped: [0, 4, 3].
-    """
-    count = int(kept.sum())
-    order = np.arange(count)
-    holes = np.flatnonzero(~kept[:count])
-    order[holes] = np.flatnonzero(kept[count:])[::-1] + count
-    return order
+def _here(uniforms: NDArray[np.float64] | None, rows: _Rows) -> NDArray[np.float64] | None:
+    """Each row's random number for its position, [rows]."""
+    return None if uniforms is None else uniforms[rows.lines, rows.positions]

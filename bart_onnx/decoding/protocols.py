@@ -21,8 +21,15 @@ class State(Protocol):
     def lengths(self) -> NDArray[np.int64]:
         """Tokens that each row has been fed, int64 [rows]. Not to be written to."""
 
-    def select(self, rows: NDArray[np.intp]) -> None:
-        """Row i becomes what row `rows[i]` was; rows not named are dropped."""
+    def select(self, rows: NDArray[np.intp], since: int = 0) -> None:
+        """Row i becomes what row `rows[i]` was; rows not named are dropped.
+
+        Args:
+            since: a position before which each row has the same tokens as the row it replaces.
+        """
+
+    def expand(self, count: int) -> None:
+        """Row r becomes rows r * count to r * count + count - 1, all of r's source."""
 
     def between(self, first: int, last: int) -> Self:
         """Rows `first` to `last - 1` as a State of their own that shares this one's memory.
@@ -59,5 +66,6 @@ class Runner(Protocol[AnyState]):
 
         Returns:
             The decoder-step outputs named in `wanted` (`bart_onnx.graphs`). Their memory is used
-            again by the next step of the same state.
+            again by the next step of the same state. One that nobody reads need not be brought
+            from the device.
         """

@@ -86,16 +86,31 @@ class OrtState:
         part._share(self)
         return part
 
-    def select(self, rows: NDArray[np.intp]) -> None:
+    def expand(self, count: int) -> None:
+        """Row r becomes rows r * count to r * count + count - 1; sources stay as they are."""
+        self.own = [np.repeat(array, count, axis=0) for array in self.own]
+        self._lengths = np.repeat(self._lengths, count)
+        self._span = slice(0, len(self._lengths))
+        self.version += 1
+
+    def select(self, rows: NDArray[np.intp], since: int = 0) -> None:
         """Row i becomes what row `rows[i]` was; only rows that change place are copied.
 
         Rows of one source (beams) stay together: `rows` names as many of each source as there are.
+        As many rows as before keep their arrays, so that bindings last.
+
+        Args:
+            since: a position before which each row has the same tokens as the row it replaces.
         """
         beams = self.rows // len(self.source_lengths)
         sources = rows[::beams] // beams
         used = int(self._lengths.max(initial=0))
-        self.own = [_moved(array, rows, used) for array in self.own]
-        self.cross = [_moved(array, sources, array.shape[2]) for array in self.cross]
+        self.own = _moved(self.own, rows, slice(since, used))
+        self.cross = _moved(self.cross, sources, slice(None))
+        if len(rows) == self.rows:
+            self._lengths[:] = self._lengths[rows]
+            self.source_lengths[:] = self.source_lengths[sources]
+            return
         self._lengths = self._lengths[rows]
         self.source_lengths = self.source_lengths[sources]
         self._span = slice(0, len(rows))
@@ -120,9 +135,10 @@ class OrtState:
         self.version += 1
 
 
-def _moved(array: FloatArray, rows: NDArray[np.intp], used: int) -> FloatArray:
-    """The leading `len(rows)` rows of `array`, each holding what row `rows[i]` held."""
+def _moved(arrays: list[FloatArray], rows: NDArray[np.intp], span: slice) -> list[FloatArray]:
+    """The leading `len(rows)` rows of each array, holding in `span` what rows `rows` held."""
     moved = np.flatnonzero(rows != np.arange(len(rows)))
     if len(moved):
-        array[moved, :, :used] = array[rows[moved], :, :used]
-    return array[: len(rows)]
+        for array in arrays:
+            array[moved, :, span] = array[rows[moved], :, span]
+    return [array if len(rows) == len(array) else array[: len(rows)] for array in arrays]

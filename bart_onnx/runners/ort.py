@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
-from bart_onnx.errors import DeviceError, InputTooLongError
+from bart_onnx.errors import BundleError, DeviceError, InputTooLongError
 from bart_onnx.graphs import (
     DECODER_POSITIONS,
     DECODER_STEP,
@@ -28,8 +29,10 @@ from bart_onnx.graphs import (
     ENCODER_TOKEN_IDS,
     PAST_LENGTHS,
     SOURCE_LENGTHS,
+    GraphSpec,
     cache_names,
     decoder_step_graph,
+    graph_specs,
 )
 from bart_onnx.runners.cache import OrtState
 from bart_onnx.runners.providers import open_session
@@ -80,31 +83,23 @@ class OrtRunner:
         Raises:
             InputTooLongError: a source has more tokens than the model has positions.
         """
+        token_ids = self._padded(token_ids)
         rows, longest = token_ids.shape
-        self._check_positions("encoder", longest)
-        token_ids = np.pad(token_ids, ((0, 0), (0, -longest % _SOURCE_MULTIPLE)))
-        longest = token_ids.shape[1]
         heads, width = self.config.decoder.num_heads, self.config.decoder_head_dim
         shape = (rows, heads, longest, width)
-        cross = [np.empty(shape, np.float32) for _ in range(2 * self.config.decoder.num_layers)]
-        at_once = max(1, _ENCODER_TOKENS // longest)
-        for first in range(0, rows, at_once):
-            some = slice(first, first + at_once)
-            outputs = {
-                name: array[some] for name, array in zip(self._cross_names(), cross, strict=True)
-            }
-            self._encode(token_ids[some], lengths[some], outputs)
-        return OrtState(self.config, cross, lengths.copy())
+        cross = {name: np.empty(shape, np.float32) for name in self._cross_names()}
+        self._encode(token_ids, lengths, cross)
+        return OrtState(self.config, list(cross.values()), lengths.copy())
 
     def encoder_output(
         self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """The encoder's hidden states, float32 [rows, length, hidden_dim]; see `encode`."""
-        rows, length = token_ids.shape
-        self._check_positions("encoder", length)
-        output = np.empty((rows, length, self.config.hidden_dim), np.float32)
+        length = token_ids.shape[1]
+        token_ids = self._padded(token_ids)
+        output = np.empty((*token_ids.shape, self.config.hidden_dim), np.float32)
         self._encode(token_ids, lengths, {ENCODER_SEQUENCE_OUTPUT: output})
-        return output
+        return output[:, :length]
 
     def step(
         self, state: OrtState, token_ids: NDArray[np.int64], wanted: Sequence[str]
@@ -128,14 +123,23 @@ class OrtRunner:
         lengths: NDArray[np.int64],
         outputs: Mapping[str, NDArray[np.float32]],
     ) -> None:
-        """Run the encoder; what it computes lands in the arrays of `outputs`."""
-        binding = self._session(ENCODER).io_binding()
-        inputs = {ENCODER_TOKEN_IDS: token_ids, SOURCE_LENGTHS: lengths}
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, _value(np.ascontiguousarray(array)))
-        for name, output in outputs.items():
-            binding.bind_ortvalue_output(name, _value(output))
-        self._session(ENCODER).run_with_iobinding(binding, _only_what_is_bound())
+        """Run the encoder, some rows at a time; what it computes lands in `outputs`."""
+        session = self._session(ENCODER)
+        at_once = max(1, _ENCODER_TOKENS // token_ids.shape[1])
+        for first in range(0, len(token_ids), at_once):
+            some = slice(first, first + at_once)
+            binding = session.io_binding()
+            inputs = {ENCODER_TOKEN_IDS: token_ids[some], SOURCE_LENGTHS: lengths[some]}
+            for name, array in inputs.items():
+                binding.bind_ortvalue_input(name, _value(np.ascontiguousarray(array)))
+            for name, output in outputs.items():
+                binding.bind_ortvalue_output(name, _value(output[some]))
+            session.run_with_iobinding(binding, _only_what_is_bound())
+
+    def _padded(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        longest = token_ids.shape[1]
+        self._check_positions("encoder", longest)
+        return np.pad(token_ids, ((0, 0), (0, -longest % _SOURCE_MULTIPLE)))
 
     def _cross_names(self) -> list[str]:
         """Names of the cross caches in the order in which a state holds them."""
@@ -176,8 +180,10 @@ class OrtRunner:
             weakref.WeakKeyDictionary()
         )
         self._sessions = {
-            graph: open_session(self.bundle.graph(graph), self.device, self._threads)
-            for graph in (ENCODER, DECODER_STEP)
+            spec.name: _checked_session(
+                open_session(self.bundle.graph(spec.name), self.device, self._threads), spec
+            )
+            for spec in graph_specs(self.config)
         }
         self._process = os.getpid()
 
@@ -238,6 +244,23 @@ class _Step:
         np.add(past_lengths[:, None], self._offsets, out=self._positions)
         self._session.run_with_iobinding(self._binding, self._options)
         return self._outputs
+
+
+def _checked_session(session: Any, spec: GraphSpec) -> Any:
+    """The session, if its graph takes and gives what the contract says."""
+    for tensors, found in (
+        (spec.inputs, session.get_inputs()),
+        (spec.outputs, session.get_outputs()),
+    ):
+        expected = [(tensor.name, list(tensor.shape)) for tensor in tensors]
+        given = [(tensor.name, list(tensor.shape)) for tensor in found]
+        if given != expected:
+            odd = next(pair for pair in zip_longest(expected, given) if pair[0] != pair[1])
+            raise BundleError(
+                f"The {spec.name} graph does not fit the bundle's config: expected {odd[0]}, "
+                f"found {odd[1]}. Export the checkpoint again."
+            )
+    return session
 
 
 def _value(array: NDArray[Any]) -> Any:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bart_onnx.config import BartConfig
-from bart_onnx.decoding.loop import Prompts, fewest_moves, generate
-from bart_onnx.graphs import NEXT_TOKEN_IDS
+from bart_onnx.decoding.loop import generate
+from bart_onnx.decoding.prompts import Prompts, batches, fewest_moves, first_stops, read_prompts
+from bart_onnx.graphs import LOGITS, NEXT_TOKEN_IDS
 from bart_onnx.samplers import GreedySampler
 
 END = 0
@@ -136,3 +137,33 @@ def test_a_row_is_the_same_alone_and_in_a_batch(rows):
 )
 def test_fewest_moves(kept, order):
     assert fewest_moves(np.array(kept, bool)).tolist() == order
+
+
+def test_batches_keep_within_tokens_and_logits(monkeypatch):
+    monkeypatch.setattr("bart_onnx.decoding.prompts._BATCH_TOKENS", 12)
+    monkeypatch.setattr("bart_onnx.decoding.prompts._BATCH_LOGITS", 100)
+    some = prompts([1] * 6, [[1]] * 6, source_lengths=[2, 6, 1, 3, 1, 1])
+    assert [rows.tolist() for rows in batches(some)] == [[1, 3], [0, 2, 4, 5]]
+    assert [len(rows) for rows in batches(some, logits=40)] == [2, 2, 2]
+    assert [len(rows) for rows in batches(some, copies=2)] == [1, 2, 3]
+    assert [len(rows) for rows in batches(some, logits=1000, copies=100)] == [1] * 6
+
+
+@pytest.mark.parametrize(("length", "shapes"), [(1, [1]), (2, [2]), (3, [2, 1]), (70, [64, 5, 1])])
+def test_a_long_prompts_last_token_goes_alone_where_logits_are_wanted(length, shapes):
+    runner = SpellingRunner()
+    state = runner.encode(np.ones((2, 1), int), np.ones(2))
+    ids = np.ones((2, 80), int)
+    steps = read_prompts(runner, state, ids, np.array([length] * 2), (LOGITS,), ())
+    columns = [columns for _, columns, _ in steps]
+    assert [count for _, count in runner.steps] == shapes
+    assert [columns[0].start, columns[-1].stop] == [0, length]
+
+
+def test_first_stops_after_the_prompt():
+    ids = np.array([[END, 1, 2, END, 4], [END, 1, END, 3, 4], [1, 2, 3, 4, 5]])
+    lengths = np.array([1, 3, 5])
+    assert first_stops(ids, lengths, np.array([END])).tolist() == [4, 5, 5]
+    assert first_stops(ids, lengths, np.array([], int)).tolist() == [5, 5, 5]
+    beams = np.stack([ids, ids[:, ::-1]], axis=1)
+    assert first_stops(beams, lengths, np.array([END])).tolist() == [[4, 2], [5, 5], [5, 5]]

@@ -92,6 +92,25 @@ def test_a_row_alone_is_bit_equal_to_the_row_in_any_batch(runner):
             np.testing.assert_array_equal(alone[name][0], together[name][row], err_msg=name)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_wide_rows_are_bit_equal_too(variant_bundles, threads):
+    runner = OrtRunner(variant_bundles("wide"), threads=threads)
+    random = np.random.default_rng(threads)
+    lengths = np.array([512, 3, 100, 257, 31])
+    sources = random.integers(257, size=(5, 512))
+    tokens = random.integers(257, size=(5, 80))
+    steps = [66] + [1] * 4
+    together = decode(runner, sources, lengths, tokens, steps)[LOGITS]
+    encoded = runner.encoder_output(sources, lengths)
+    for row in range(5):
+        one = slice(row, row + 1)
+        trimmed = sources[one, : lengths[row]]
+        alone = decode(runner, trimmed, lengths[one], tokens[one], steps)[LOGITS]
+        np.testing.assert_array_equal(alone[0], together[row])
+        output = runner.encoder_output(trimmed, lengths[one])
+        np.testing.assert_array_equal(output[0], encoded[row, : lengths[row]])
+
+
 def test_padding_of_the_source_is_never_read(runner):
     sources, lengths, tokens = random_rows(runner.config, 4)
     other = sources.copy()
@@ -115,6 +134,95 @@ def test_selected_rows_go_on_as_if_they_were_alone(runner):
         state.select(np.array(order))
         rows = rows[order]
         assert state.lengths.tolist() == [position + 1] * len(order)
+
+
+def beams_of(runner, sources, lengths, tokens, count):
+    """A state of `count` rows for each source, after two tokens that they have in common."""
+    state = runner.encode(sources, lengths)
+    runner.step(state, tokens[:, :2], ())
+    state.expand(count)
+    return state
+
+
+def test_expanded_rows_share_their_sources_caches(runner):
+    sources, lengths, tokens = random_rows(runner.config, 3)
+    state = beams_of(runner, sources, lengths, tokens, 4)
+    assert [array.shape[0] for array in state.own] == [12] * len(state.own)
+    assert [array.shape[0] for array in state.cross] == [3] * len(state.cross)
+    assert state.lengths.tolist() == [2] * 12
+    fed = np.random.default_rng(1).integers(runner.config.vocabulary_size, size=(12, 5))
+    logits = [
+        runner.step(state, fed[:, [column]], (LOGITS,))[LOGITS][:, 0].copy() for column in range(5)
+    ]
+    for row in range(12):
+        # More queries for a source change the last bits of its attention, and nothing else.
+        one = slice(row // 4, row // 4 + 1)
+        history = np.concatenate([tokens[one, :2], fed[[row]]], axis=1)
+        alone = decode(runner, sources[one], lengths[one], history, [2] + [1] * 5)[LOGITS][0, 2:]
+        np.testing.assert_allclose([line[row] for line in logits], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_beams_of_a_source_alone_are_bit_equal_to_those_in_a_batch(runner):
+    sources, lengths, tokens = random_rows(runner.config, 4)
+    fed = np.random.default_rng(2).integers(runner.config.vocabulary_size, size=(12, 6))
+
+    def logits(some, rows):
+        state = beams_of(runner, sources[some], lengths[some], tokens[some], 3)
+        return [
+            runner.step(state, fed[rows][:, [column]], (LOGITS,))[LOGITS].copy()
+            for column in range(6)
+        ]
+
+    together = logits(slice(0, 4), slice(0, 12))
+    for source in range(4):
+        rows = slice(3 * source, 3 * source + 3)
+        alone = logits(slice(source, source + 1), rows)
+        for one, all_rows in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one, all_rows[rows])
+
+
+def test_reordered_beams_go_on_as_their_parents(runner):
+    sources, lengths, tokens = random_rows(runner.config, 2)
+    first = np.array([[3], [4], [5], [6], [7], [8]])
+    parents = np.array([1, 1, 0, 3, 5, 5])
+    state = beams_of(runner, sources, lengths, tokens, 3)
+    runner.step(state, first, ())
+    version, arrays = state.version, [*state.own, *state.cross]
+    state.select(parents)
+    # As many rows as before: nothing is bound anew.
+    assert state.version == version
+    assert all(a is b for a, b in zip(arrays, [*state.own, *state.cross], strict=True))
+    found = runner.step(state, first + 20, (LOGITS,))[LOGITS].copy()
+    other = beams_of(runner, sources, lengths, tokens, 3)
+    runner.step(other, first[parents], ())
+    np.testing.assert_array_equal(runner.step(other, first + 20, (LOGITS,))[LOGITS], found)
+
+
+def test_only_what_differs_is_moved(runner):
+    sources, lengths, tokens = random_rows(runner.config, 2)
+    state = beams_of(runner, sources, lengths, tokens, 2)
+    runner.step(state, np.array([[3], [4], [5], [6]]), ())
+    before = [array.copy() for array in state.own]
+    state.select(np.arange(4))
+    for array, was in zip(state.own, before, strict=True):
+        np.testing.assert_array_equal(array, was)
+        array[:, :, :2] = 7  # what the rows have in common stays where it is
+    state.select(np.array([1, 1, 3, 3]), since=2)
+    for array, was in zip(state.own, before, strict=True):
+        assert (array[:, :, :2] == 7).all()
+        np.testing.assert_array_equal(array[:, :, 2], was[[1, 1, 3, 3], :, 2])
+
+
+def test_dropped_sources_take_their_beams_along(runner):
+    sources, lengths, tokens = random_rows(runner.config, 3)
+    state = beams_of(runner, sources, lengths, tokens, 2)
+    fed = np.array([[3], [4], [5], [6], [7], [8]])
+    expected = runner.step(state, fed, (LOGITS,))[LOGITS].copy()
+    state = beams_of(runner, sources, lengths, tokens, 2)
+    state.select(np.array([4, 5, 2, 2]))
+    found = runner.step(state, fed[[4, 5, 2, 3]], (LOGITS,))[LOGITS]
+    np.testing.assert_array_equal(found, expected[[4, 5, 2, 3]])
+    assert state.source_lengths.tolist() == lengths[[2, 1]].tolist()
 
 
 def test_truncated_rows_are_decoded_again(runner):

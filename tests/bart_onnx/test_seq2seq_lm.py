@@ -1,15 +1,15 @@
-"""generate() against KerasHub's greedy goldens, and every refusal."""
+"""from_preset, what generate() keeps and what it refuses."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from golden_lm import ENCODER_LENGTH, golden_lm
 
-from bart_onnx import BartSeq2SeqLMPreprocessor, BartTokenizer, OnnxBartSeq2SeqLM
+from bart_onnx import OnnxBartSeq2SeqLM
 from bart_onnx.errors import (
     InputError,
     InputTooLongError,
@@ -19,60 +19,15 @@ from bart_onnx.errors import (
     PresetError,
 )
 
-# The lengths that the goldens were made with.
-ENCODER_LENGTH, DECODER_LENGTH = 24, 20
-
-
-def golden_cases(golden):
-    return json.loads((golden / "generate.json").read_text())
-
 
 @pytest.fixture(scope="module")
 def lm(tiny_bundle, golden):
-    lm = OnnxBartSeq2SeqLM.from_preset(tiny_bundle)
-    assets = golden / "keras_preset" / "assets" / "tokenizer"
-    tokenizer = BartTokenizer(str(assets / "vocabulary.json"), str(assets / "merges.txt"))
-    lm.preprocessor = BartSeq2SeqLMPreprocessor(tokenizer, ENCODER_LENGTH, DECODER_LENGTH)
-    lm.compile(sampler="greedy")
-    return lm
+    return golden_lm(tiny_bundle, golden)
 
 
 @pytest.fixture(scope="module")
-def arrays_lm(tiny_bundle):
-    return OnnxBartSeq2SeqLM.from_preset(tiny_bundle, preprocessor=None)
-
-
-@pytest.mark.filterwarnings("ignore::bart_onnx.errors.InputTruncatedWarning")
-def test_greedy_text_goldens(lm, golden):
-    cases = [case for case in golden_cases(golden)["cases"] if case["sampler"] == "greedy"]
-    assert len(cases) == 15
-    for case in cases:
-        assert lm.generate(case["inputs"], **case["kwargs"]) == case["text"], case["name"]
-
-
-def test_greedy_array_goldens(arrays_lm, golden):
-    cases = [case for case in golden_cases(golden)["raw_cases"] if case["sampler"] == "greedy"]
-    assert len(cases) == 8
-    for case in cases:
-        inputs = {name: np.array(value) for name, value in case["inputs"].items()}
-        for name in ("encoder_padding_mask", "decoder_padding_mask"):
-            inputs[name] = inputs[name].astype(case["mask_dtype"])
-        found = arrays_lm.generate(inputs, stop_token_ids=case["stop_token_ids"])
-        expected = {name: np.array(value) for name, value in case["result"]["value"].items()}
-        mask = expected["decoder_padding_mask"]
-        np.testing.assert_array_equal(found["decoder_padding_mask"], mask, err_msg=case["name"])
-        # Past its end KerasHub's rows go on with whatever keeps the longest row company.
-        np.testing.assert_array_equal(
-            found["decoder_token_ids"][mask], expected["decoder_token_ids"][mask], case["name"]
-        )
-
-
-def test_transformers_greedy_goldens(arrays_lm, lm, golden):
-    for case in golden_cases(golden)["transformers"]:
-        arrays = lm.preprocessor.generate_preprocess([case["text"]])
-        found = arrays_lm.generate(arrays, stop_token_ids=(2,))
-        ids = found["decoder_token_ids"][found["decoder_padding_mask"]]
-        assert ids.tolist() == case["greedy_no_forced_eos"]
+def arrays_lm(tiny_bundle, golden):
+    return golden_lm(tiny_bundle, golden, preprocessor=False)
 
 
 def test_mask_token_follows_the_source(tiny_bundle, lm):
@@ -120,8 +75,7 @@ def test_long_input_is_cut_with_a_warning_or_refused(lm):
         (lambda lm: lm.generate("a", stop_token_ids="never"), InputError, "'never'"),
         (lambda lm: lm.generate("a", stop_token_ids=2), InputTypeError, "2"),
         (lambda lm: lm.generate("a", long_input="shrug"), InputError, "shrug"),
-        (lambda lm: lm.compile(sampler="Greedy"), InputError, "greedy"),
-        (lambda lm: lm.compile(sampler=3), InputTypeError, "3"),
+        (lambda lm: lm.generate("a", max_length="9"), InputTypeError, "'9'"),
     ],
 )
 def test_refusals_with_preprocessor(lm, call, error, says):
@@ -213,6 +167,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 from bart_onnx import OnnxBartSeq2SeqLM
 lm = OnnxBartSeq2SeqLM.from_preset(sys.argv[1])
+lm.compile(sampler="greedy")
 print(lm.generate("the fox"))
 """
 

@@ -1,0 +1,145 @@
+"""One call of generate(): from whatever a caller passes, through the loop, to what he gets back.
+
+It knows the documented forms of inputs and results. It knows no file and no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.decoding.arrays import checked_prompts, joined, merge_results
+from bart_onnx.decoding.loop import generate
+from bart_onnx.decoding.protocols import Runner
+from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
+from bart_onnx.samplers import BeamSampler, Sampler
+from bart_onnx.samplers.draws import CallDraws
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked besides the inputs; see `OnnxBartSeq2SeqLM.generate`."""
+
+    max_length: int | None
+    stop_token_ids: tuple[int, ...]
+    strip_prompt: bool
+    long_input: Literal["truncate", "error"] | None
+
+
+class Generation:
+    """One call. Its batches share one stretch of a random sampler's draws.
+
+    So a text draws the same numbers in whatever batches the texts come.
+    """
+
+    def __init__(
+        self,
+        runner: Runner[Any],
+        preprocessor: BartSeq2SeqLMPreprocessor | None,
+        sampler: Sampler,
+        request: Request,
+    ) -> None:
+        self._runner, self._preprocessor = runner, preprocessor
+        self._sampler, self._request = sampler, request
+        self._draws: CallDraws | None = None
+        self._rows = 0
+        self._num_beams: int | None = None
+        if isinstance(sampler, BeamSampler) and sampler.return_all_beams:
+            self._num_beams = sampler.num_beams
+
+    def run(self, inputs: Any) -> Any:
+        """The results of one batch, or of an iterable of batches, concatenated."""
+        batches = as_batches(inputs)
+        if self._preprocessor is None:
+            if batches is None:
+                return self._from_arrays(inputs)
+            return joined([self._from_arrays(batch) for batch in batches], self._pad_token_id)
+        if batches is None:
+            texts, log_probs, batched = self._from_texts(inputs, self._preprocessor)
+            return (
+                self._result(texts, log_probs) if batched else self._result(texts[0], log_probs[0])
+            )
+        parts = [self._from_texts(batch, self._preprocessor) for batch in batches]
+        texts = [text for part, _, _ in parts for text in part]
+        log_probs = np.concatenate([self._no_log_probs(), *(part for _, part, _ in parts)])
+        return self._result(texts, log_probs)
+
+    def _result(self, texts: Any, log_probs: Any) -> Any:
+        return texts if self._num_beams is None else (texts, log_probs)
+
+    def _from_texts(
+        self, inputs: Any, preprocessor: BartSeq2SeqLMPreprocessor
+    ) -> tuple[list[Any], NDArray[np.float32], bool]:
+        """Texts, or lists of a text for each beam; log-probabilities; whether it was a batch."""
+        arrays = preprocessor.generate_preprocess(
+            inputs,
+            sequence_length=self._request.max_length,
+            long_input=self._request.long_input,
+        )
+        batched = np.ndim(arrays["decoder_token_ids"]) == 2
+        arrays = {name: np.atleast_2d(array) for name, array in arrays.items()}
+        if not len(arrays["decoder_token_ids"]):
+            return [], self._no_log_probs(), batched
+        results = self._from_arrays(arrays)
+        if self._num_beams is not None:
+            return _beam_texts(preprocessor, results), results["log_probs"], batched
+        texts: list[str] = preprocessor.generate_postprocess(results)
+        return texts, np.zeros((len(texts), 1), np.float32), batched
+
+    def _from_arrays(self, inputs: Any) -> Arrays:
+        prompts = checked_prompts(inputs, self._runner.config)
+        if self._draws is None and self._sampler.draws is not None:
+            self._draws = self._sampler.draws.next_call()
+        generated = generate(
+            self._runner,
+            prompts,
+            self._sampler,
+            self._request.stop_token_ids,
+            self._draws,
+            self._rows,
+        )
+        self._rows += len(generated.token_ids)
+        strip_prompt = self._request.strip_prompt
+        return merge_results(inputs, prompts, generated, strip_prompt, self._pad_token_id)
+
+    @property
+    def _pad_token_id(self) -> int:
+        return self._runner.config.pad_token_id
+
+    def _no_log_probs(self) -> NDArray[np.float32]:
+        return np.zeros((0, self._num_beams or 1), np.float32)
+
+
+def as_batches(inputs: Any) -> Iterable[Any] | None:
+    """The batches of an iterable of batches; None where the inputs are one batch or no such thing.
+
+    A list or tuple of lists, tuples, arrays or mappings is one of batches, a list of texts is one
+    batch. Of other iterables every element is a batch; one that is a single text counts as a batch
+    of one.
+    """
+    if isinstance(inputs, str | bytes | Mapping) or hasattr(inputs, "__array__"):
+        return None
+    if isinstance(inputs, list | tuple):
+        return inputs if inputs and all(_is_batch(item) for item in inputs) else None
+    return inputs if isinstance(inputs, Iterable) else None
+
+
+def _is_batch(item: Any) -> bool:
+    array = hasattr(item, "__array__") and not isinstance(item, str | bytes) and np.ndim(item) > 0
+    return array or isinstance(item, list | tuple | Mapping)
+
+
+def _beam_texts(preprocessor: BartSeq2SeqLMPreprocessor, results: Arrays) -> list[list[str]]:
+    """A list of texts, best first, for each row of [rows, num_beams, width]."""
+    rows, num_beams, width = results["decoder_token_ids"].shape
+    names = ("decoder_token_ids", "decoder_padding_mask")
+    texts = preprocessor.generate_postprocess(
+        {name: results[name].reshape(-1, width) for name in names}
+    )
+    return [texts[row * num_beams : (row + 1) * num_beams] for row in range(rows)]

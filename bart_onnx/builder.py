@@ -5,8 +5,10 @@ in vain: where torch is not installed, nothing here can build.
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,9 @@ from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import MissingPackageError
 from bart_onnx.locate import check_preset
+from bart_onnx.training_options import OptimizerOptions
 
-_NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "h5py", "filelock", "tqdm")
+_NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "h5py", "tqdm")
 
 
 def export_bundle(
@@ -85,10 +88,38 @@ def assemble_bundle(
             "To run a BART that is in no bundle yet, its graphs have to be built, which needs "
             f'{", ".join(missing)}. Install them with: pip install "bart_onnx[cpu,export]"'
         )
-    from exporters.export import assemble
+    from exporters.assembly import assemble
 
     assemble(config, weights, directory, graphs)
     return Bundle.open(directory)
+
+
+def open_training(
+    config: BartConfig,
+    weights: Mapping[str, Callable[[], NDArray[np.float32]]],
+    optimizer: OptimizerOptions,
+) -> Any:
+    """A torch module with these weights and an optimizer: `exporters.training.session.Session`.
+
+    Raises:
+        MissingPackageError: torch is not installed; the message has the command.
+    """
+    missing = missing_packages()
+    if missing:
+        raise MissingPackageError(
+            f"Training needs {', '.join(missing)}. Install them with: "
+            'pip install "bart_onnx[cpu,export]"'
+        )
+    from exporters.training.session import Session
+
+    return Session(config, weights, optimizer)
+
+
+def training_callbacks(on_batch_end: Callable[..., None], on_epoch_end: Callable[..., None]) -> Any:
+    """Functions for the trainer to call; see `exporters.training.trainer.Callbacks`."""
+    from exporters.training.trainer import Callbacks
+
+    return Callbacks(on_batch_end, on_epoch_end)
 
 
 def missing_packages() -> list[str]:
@@ -98,5 +129,5 @@ def missing_packages() -> list[str]:
 
 def export_command(preset: str, precision: str, output: Path | None = None) -> str:
     """The shell command that exports this preset."""
-    place = f" --output {output}" if output else ""
-    return f"python -m bart_onnx.export --preset {preset} --precision {precision}{place}"
+    words = ["python", "-m", "bart_onnx.export", "--preset", preset, "--precision", precision]
+    return shlex.join(words + (["--output", str(output)] if output else []))

@@ -9,6 +9,9 @@ from typing import Any
 
 from bart_onnx.errors import InputError
 
+# Far beyond any BART; a config that asks for more is a mistake or an attack.
+_LARGEST, _LARGEST_DEPTH = 10_000_000, 1_000
+
 
 @dataclass(frozen=True)
 class SideConfig:
@@ -50,12 +53,12 @@ class BartConfig:
     decoder_start_token_id: int = 2
 
     def __post_init__(self) -> None:
-        sizes = ("vocabulary_size", "hidden_dim", "max_sequence_length")
-        for name in sizes:
-            _check_positive(name, getattr(self, name))
+        for name in ("vocabulary_size", "hidden_dim", "max_sequence_length"):
+            _check_size(name, getattr(self, name), _LARGEST)
         for side_name, side in (("encoder", self.encoder), ("decoder", self.decoder)):
             for field in dataclasses.fields(side):
-                _check_positive(f"{side_name} {field.name}", getattr(side, field.name))
+                largest = _LARGEST_DEPTH if field.name == "num_layers" else _LARGEST
+                _check_size(f"{side_name} {field.name}", getattr(side, field.name), largest)
             if self.hidden_dim % side.num_heads:
                 raise InputError(
                     f"hidden_dim {self.hidden_dim} cannot be shared by {side.num_heads} "
@@ -119,9 +122,9 @@ class BartConfig:
         return cls(**values)
 
 
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{name} must be at least 1, found {value}.")
+def _check_size(name: str, value: int, largest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise InputError(f"{name} must be a whole number from 1 to {largest}, found {value!r}.")
 
 
 def _check_type(name: str, value: object, annotation: str) -> None:

@@ -14,7 +14,8 @@
     |- DeviceError(RuntimeError)              a device or provider that is not there
     |- MissingPackageError(ImportError)       an optional package that the call needs
     |- DownloadError(OSError)                 a hub that did not answer or refused
-    `- ExportError(RuntimeError)              an export that was stopped; nothing was published
+    |- ExportError(RuntimeError)              an export that was stopped; nothing was published
+    `- TrainingError(ArithmeticError)         training met a number that is not finite
 
 A message says what was asked, what was found and what to do.
 """
@@ -84,6 +85,10 @@ class DownloadError(BartOnnxError, OSError):
 
 class ExportError(BartOnnxError, RuntimeError):
     """An export was stopped; nothing was published."""
+
+
+class TrainingError(BartOnnxError, ArithmeticError):
+    """Training met a loss or gradient that is no finite number."""
 
 
 class InputTruncatedWarning(UserWarning):

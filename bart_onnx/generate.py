@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bart_onnx.errors import BartOnnxError, InputError, MissingFileError
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         texts = _texts(options)
+        _check_length(options.max_length)
+        written = [text for text in texts if text.strip()]
         lm = OnnxBartSeq2SeqLM.from_preset(
             options.preset,
             precision=options.precision,
@@ -26,17 +29,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         lm.compile(sampler="greedy")
         generated = lm.generate(
-            texts,
-            max_length=options.max_length or _default_length(lm),
+            written,
+            max_length=_default_length(lm) if options.max_length is None else options.max_length,
             long_input=options.long_input,
         )
-        print(*generated, sep="\n")
+        _print(texts, generated)
     except BartOnnxError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has enough of it; nothing more is written, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"error: the output could not be written: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _print(texts: list[str], generated: Iterable[str]) -> None:
+    """One line for each text, empty for a blank one; a line break inside becomes a blank."""
+    results = iter(generated)
+    for text in texts:
+        print(" ".join(next(results).split("\n")) if text.strip() else "")
+    sys.stdout.flush()
+
+
+def _check_length(max_length: int | None) -> None:
+    if max_length is not None and max_length < 1:
+        raise InputError(f"max_length is {max_length}; give at least 1.")
 
 
 def _default_length(lm: OnnxBartSeq2SeqLM) -> int | None:
@@ -47,27 +69,30 @@ def _default_length(lm: OnnxBartSeq2SeqLM) -> int | None:
 
 def _texts(options: argparse.Namespace) -> list[str]:
     if options.file is not None:
-        return list(_lines(_read(options.file)))
+        return _lines(str(options.file), _read(options.file))
     if options.text == "-":
-        return list(_lines(sys.stdin.read()))
-    return [options.text]
+        return _lines("standard input", sys.stdin.buffer.read())
+    return _lines("the text", options.text.replace("\n", " ").encode(errors="surrogateescape"))
 
 
-def _lines(content: str) -> Iterator[str]:
-    """The lines that are not blank. Only a newline ends one: a text may hold other separators."""
-    lines = [line for line in content.split("\n") if line.strip()]
-    if not lines:
-        raise InputError("There is no text to generate from: every line is blank.")
-    yield from lines
-
-
-def _read(path: Path) -> str:
+def _lines(source: str, content: bytes) -> list[str]:
+    """The lines. Only a newline ends one: a text may hold other separators."""
     try:
-        return path.read_text(encoding="utf-8")
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} cannot be read as UTF-8 text: {error}") from error
+    if not text.strip():
+        raise InputError(f"There is no text to generate from: all of {source} is blank.")
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} does not exist.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,56 +1,89 @@
 """Writing a bundle so that it is there whole or not at all. It knows files, and nothing of BART.
 
 Everything is written into a hidden directory beside the target, sealed, synced to the disk and
-renamed into place. A process that dies on the way leaves a directory that no name leads to; the
-next one to publish there removes it.
+renamed into place. The writer holds a lock on that directory, which the system lets go when the
+writer ends, however it ends: so another writer waits for a live one and takes over from a dead one.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bart_onnx.bundle import MANIFEST, SEAL, file_sha256
 from bart_onnx.errors import BartOnnxError, ExportError
 
-_PREFIX, _SUFFIX = ".", ".unfinished"
-
 
 @contextmanager
-def staged(target: Path) -> Iterator[Path]:
-    """A new directory beside `target` that becomes `target` when the block ends well.
+def claim(target: Path) -> Iterator[Path]:
+    """An empty hidden directory beside `target` that is this writer's alone; `publish` it.
 
-    The caller holds whatever lock keeps others from publishing to `target`.
+    Waits while another writer has it. What a writer that died left there is removed, and so is the
+    directory itself at the end, unless it was published.
 
     Raises:
-        ExportError: `target` already has something in it, or the disk is full or not writable.
+        ExportError: the disk is full, or the place cannot be written to.
     """
+    staging = target.parent / f".{target.name}.unfinished"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ExportError(
-                f"{target} already has something in it. Remove it, or choose another output."
-            )
-        _remove_unfinished(target)
-        staging = Path(
-            tempfile.mkdtemp(_SUFFIX, f"{_PREFIX}{target.name}.{os.getpid()}.", target.parent)
-        )
+        lock = _lock(staging)
         try:
+            _empty(staging)
             yield staging
-            _publish(staging, target)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            if _is_ours(staging, lock):
+                shutil.rmtree(staging, ignore_errors=True)
+            os.close(lock)
     except BartOnnxError:
         raise
     except OSError as error:
         raise ExportError(_explain(error, target)) from error
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A claimed directory that is published when the block ends well; nothing is, when it fails.
+
+    Raises:
+        ExportError: `target` has something in it, the disk is full, or the place cannot be written.
+    """
+    with claim(target) as staging:
+        check_free(target)
+        yield staging
+        publish(staging, target)
+
+
+def check_free(target: Path) -> None:
+    """Refuse a place that has something in it.
+
+    Raises:
+        ExportError: `target` is there and is no empty directory.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ExportError(
+            f"{target} already has something in it. Remove it, or choose another output."
+        )
+
+
+def publish(staging: Path, target: Path) -> None:
+    """Sync a claimed directory to the disk and give it its name, in one step of the file system.
+
+    Raises:
+        ExportError: `target` has something in it by now.
+    """
+    check_free(target)
+    for path in (*staging.rglob("*"), staging):
+        _sync(path)
+    os.rename(staging, target)
+    _sync(target.parent)
 
 
 def seal(directory: Path, manifest: Mapping[str, Any], known: Mapping[str, str]) -> None:
@@ -79,18 +112,31 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _publish(staging: Path, target: Path) -> None:
-    staging.chmod(0o777 & ~_umask())
-    for path in (*staging.rglob("*"), staging):
-        _sync(path)
-    os.rename(staging, target)
-    _sync(target.parent)
+def _lock(directory: Path) -> int:
+    """An exclusive lock on a directory, made if it is not there: the open file that holds it."""
+    while True:
+        directory.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # its owner has just published or removed it
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_ours(directory, descriptor):
+                return descriptor
+            os.close(descriptor)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _is_ours(directory: Path, descriptor: int) -> bool:
+    """Whether the name still leads to the directory that was opened."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(directory.lstat(), os.fstat(descriptor))
+    return False
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _sync(path: Path) -> None:
@@ -99,24 +145,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove_unfinished(target: Path) -> None:
-    """Remove what exports to this target left behind when their process died."""
-    for path in target.parent.glob(f"{_PREFIX}{target.name}.*{_SUFFIX}"):
-        process = path.name.removeprefix(f"{_PREFIX}{target.name}.").split(".")[0]
-        if process.isdigit() and not _runs(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _explain(error: OSError, target: Path) -> str:

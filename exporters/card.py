@@ -48,7 +48,7 @@ def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
         for name, side in (("encoder", config.encoder), ("decoder", config.decoder))
     }
     return _CARD.format(
-        preset=source["preset"],
+        preset=source["name"],
         uri=source["uri"],
         format=source["format"],
         precision=manifest["precision"],

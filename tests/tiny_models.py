@@ -10,7 +10,7 @@ import numpy as np
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.weights import weight_shapes
-from exporters import export
+from exporters.assembly import build
 from exporters.checkpoints.checkpoint import Checkpoint
 from exporters.progress import Progress
 
@@ -33,17 +33,19 @@ VARIANTS = {
         decoder_num_heads=2,
         decoder_intermediate_dim=48,
     ),
+    "wide": BartConfig(257, 1, 8, 512, 512, max_sequence_length=512),
     "few_tokens": BartConfig(11, 1, 1, 8, 8, max_sequence_length=8),
 }
 
 
 def random_checkpoint(config: BartConfig, seed: int = 0) -> Checkpoint:
-    """Weights normal(0, 0.2) and norms about 1, so that attention looks around."""
+    """Weights so wide, and norms about 1, so that attention looks around."""
     shapes = weight_shapes(config)
 
     def read(name: str) -> np.ndarray:
         index = list(shapes).index(name)
-        values = np.random.default_rng([seed, index]).normal(0, 0.2, shapes[name])
+        spread = 1.1 / np.sqrt(config.hidden_dim)
+        values = np.random.default_rng([seed, index]).normal(0, spread, shapes[name])
         return (values + name.endswith(".gamma")).astype(np.float32)
 
     return Checkpoint(
@@ -60,5 +62,5 @@ def random_checkpoint(config: BartConfig, seed: int = 0) -> Checkpoint:
 def export_checkpoint(checkpoint: Checkpoint, directory: Path) -> Bundle:
     """The bundle of a checkpoint that is in no file."""
     directory.mkdir(parents=True)
-    export.build("random", checkpoint, "fp32", directory, Progress(shown=False))
+    build("random", "random", checkpoint, "fp32", directory, Progress(shown=False))
     return Bundle.open(directory)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.bundle import Bundle
+from bart_onnx.errors import BundleError
+from bart_onnx.weights import weight_shapes
 from exporters.checkpoints.checkpoint import Checkpoint
 
 
@@ -19,18 +21,29 @@ def read(directory: Path) -> Checkpoint:
         BundleError: the bundle is damaged, or of another format version.
     """
     bundle = Bundle.open(directory)
+    _check_shapes(bundle)
     weights = {name: partial(_read, bundle, name) for name in bundle.weight_names()}
     tokenizer = bundle.tokenizer_directory
     return Checkpoint(
-        source=str(bundle.manifest["source"]["uri"]),
+        source=str(bundle.manifest["source"].get("uri", directory.name)),
         format="bundle",
         config=bundle.config,
         generation_config=bundle.generation_config,
         weights=weights,
         weight_bytes=sum(bundle.weight(name).nbytes for name in weights),
-        source_dtypes=bundle.manifest["source"]["dtypes"],
+        source_dtypes=dict(bundle.manifest["source"].get("dtypes", {})),
         tokenizer_files={path.name: path for path in tokenizer.iterdir()} if tokenizer else {},
     )
+
+
+def _check_shapes(bundle: Bundle) -> None:
+    for name, shape in weight_shapes(bundle.config).items():
+        found = bundle.weight(name).shape
+        if found != shape:
+            raise BundleError(
+                f"{bundle.path}: weight {name!r} has shape {found}, but its config says {shape}. "
+                "Export the checkpoint again."
+            )
 
 
 def _read(bundle: Bundle, name: str) -> NDArray[np.float32]:

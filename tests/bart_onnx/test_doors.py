@@ -56,9 +56,9 @@ def test_generate_from_text_file_and_stdin(tiny_bundle, tmp_path):
     preset = ("--preset", tiny_bundle)
     assert run("bart_onnx.generate", *preset, "the fox").stdout == "fox the\n"
     (tmp_path / "texts.txt").write_text("the fox\n\ntwo cat sat on the box\n")
-    expected = "fox the\nbox box one cat two.\n"
+    expected = "fox the\n\nbox box one cat two.\n"
     assert run("bart_onnx.generate", *preset, "--file", tmp_path / "texts.txt").stdout == expected
-    piped = run("bart_onnx.generate", *preset, "-", text_in="the fox\ntwo cat sat on the box")
+    piped = run("bart_onnx.generate", *preset, "-", text_in="the fox\n\ntwo cat sat on the box")
     assert piped.stdout == expected
     assert piped.stderr == ""
 
@@ -79,7 +79,11 @@ def test_max_length(tiny_bundle):
         (["the fox", "--preset", "bart_base_en", "--offline"], "python -m bart_onnx.export"),
         (["the fox", "--preset", "{bundle}", "--max-length", "4096"], "48 positions"),
         (["the fox " * 60, "--preset", "{bundle}"], "tokens"),
-        (["   ", "--preset", "{bundle}"], None),
+        (["   ", "--preset", "{bundle}"], "all of the text is blank"),
+        (["the fox", "--preset", "{bundle}", "--max-length", "0"], "max_length"),
+        (["the fox", "--preset", "x" * 5000], "is unknown"),
+        (["the fox", "--preset", "~nobody_of_that_name/x"], "is unknown"),
+        (["the fox", "--preset", ""], "is unknown"),
         (["--file", "absent.txt", "--preset", "{bundle}"], "absent.txt does not exist"),
         (["--file", "{bundle}", "--preset", "{bundle}"], "cannot be read"),
         (["the fox", "--preset", "{bundle}", "--threads", "0"], "threads must be at least 1"),
@@ -88,9 +92,6 @@ def test_max_length(tiny_bundle):
 def test_errors_are_one_message_and_no_trace(tiny_bundle, arguments, says, tmp_path):
     done = run("bart_onnx.generate", *(word.format(bundle=tiny_bundle) for word in arguments))
     assert "Traceback" not in done.stderr
-    if says is None:
-        assert done.returncode == 0
-        return
     assert done.returncode == 1
     assert says in done.stderr
     assert done.stderr.startswith("error: ")
@@ -99,7 +100,33 @@ def test_errors_are_one_message_and_no_trace(tiny_bundle, arguments, says, tmp_p
 def test_blank_input_is_refused(tiny_bundle):
     done = run("bart_onnx.generate", "--preset", tiny_bundle, "-", text_in="\n \n")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "every line is blank" in done.stderr
+    assert "all of standard input is blank" in done.stderr
+
+
+def test_what_is_no_text_is_refused(tiny_bundle, tmp_path):
+    (tmp_path / "bytes").write_bytes(b"the \xff fox")
+    done = run("bart_onnx.generate", "--preset", tiny_bundle, "--file", tmp_path / "bytes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot be read as UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("sink", ["/dev/full", "closed"])
+def test_output_that_cannot_be_written(tiny_bundle, sink):
+    command = [sys.executable, "-m", "bart_onnx.generate", "--preset", tiny_bundle, "the fox"]
+    if sink == "closed":
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        process.stdout.close()
+        said = process.stderr.read()
+        assert (process.wait(), said) == (0, "")
+        process.stderr.close()
+        return
+    with open(sink, "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_export_without_torch_prints_the_command(golden, tmp_path):
@@ -126,6 +153,16 @@ def test_export_prints_the_directory(golden, tmp_path):
         "bart_onnx.export", "--preset", tmp_path / "b", "--output", tmp_path / "c", "--quiet"
     )
     assert (quiet.returncode, quiet.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("output", ["{file}/sub/out", "~nobody_of_that_name/x"])
+def test_export_to_no_place(golden, tmp_path, output):
+    (tmp_path / "file").write_text("x")
+    place = output.format(file=tmp_path / "file")
+    done = run("bart_onnx.export", "--preset", golden / "hf_checkpoint", "--output", place)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_export_refuses_damage(golden, tmp_path):

@@ -1,18 +1,20 @@
-"""Publishing: whole or not at all."""
+"""Publishing: whole or not at all, by one writer at a time."""
 
 from __future__ import annotations
 
 import errno
 import os
 import subprocess
+import sys
+import threading
 
 import pytest
 
 from bart_onnx.errors import ExportError
-from bart_onnx.publish import staged
+from bart_onnx.publish import claim, publish, staged
 
 
-def leftovers(directory):
+def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
@@ -22,15 +24,15 @@ def test_the_directory_appears_when_the_block_ends(tmp_path):
         (staging / "a").write_text("x")
         (staging / "sub").mkdir()
         assert not target.exists()
-    assert leftovers(target) == ["a", "sub"]
-    assert leftovers(target.parent) == ["bundle"]
+    assert names(target) == ["a", "sub"]
+    assert names(target.parent) == ["bundle"]
 
 
 def test_an_empty_directory_may_be_the_target(tmp_path):
     (tmp_path / "bundle").mkdir()
     with staged(tmp_path / "bundle") as staging:
         (staging / "a").write_text("x")
-    assert leftovers(tmp_path / "bundle") == ["a"]
+    assert names(tmp_path / "bundle") == ["a"]
 
 
 def test_nothing_is_left_of_a_block_that_fails(tmp_path):
@@ -41,7 +43,7 @@ def test_nothing_is_left_of_a_block_that_fails(tmp_path):
 
     with pytest.raises(KeyError):
         fail()
-    assert leftovers(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
@@ -54,7 +56,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, kind):
         (target / "mine").write_text("mine")
     with pytest.raises(ExportError, match="already has something in it"), staged(target):
         raise AssertionError("the block must not run")
-    assert leftovers(tmp_path) == ["bundle"]
+    assert names(tmp_path) == ["bundle"]
 
 
 def test_a_full_disk_is_named(tmp_path):
@@ -63,7 +65,7 @@ def test_a_full_disk_is_named(tmp_path):
         staged(tmp_path / "bundle"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert leftovers(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
@@ -72,14 +74,59 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
         raise AssertionError("the block must not run")
 
 
-def test_what_a_killed_process_left_is_removed_and_others_are_not(tmp_path):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    (tmp_path / f".bundle.{dead.pid}.abc.unfinished").mkdir()
-    (tmp_path / f".bundle.{os.getpid()}.abc.unfinished").mkdir()
-    (tmp_path / f".other.{dead.pid}.abc.unfinished").mkdir()
-    with staged(tmp_path / "bundle"):
-        pass
-    assert leftovers(tmp_path) == sorted(
-        [f".bundle.{os.getpid()}.abc.unfinished", f".other.{dead.pid}.abc.unfinished", "bundle"]
-    )
+KILLED = """
+import os, sys
+from pathlib import Path
+from bart_onnx.publish import staged
+with staged(Path(sys.argv[1])) as staging:
+    (staging / "half").write_text("x")
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("name", ["bundle", "out[1]", "bundle.2026"])
+def test_what_a_killed_writer_left_is_removed(tmp_path, name):
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / name], check=False)
+    assert names(tmp_path) == [f".{name}.unfinished"]
+    with staged(tmp_path / name) as staging:
+        assert names(staging) == []
+    assert names(tmp_path) == [name]
+
+
+def test_writers_to_other_places_are_left_alone(tmp_path):
+    with staged(tmp_path / "bart.2026") as other:
+        (other / "a").write_text("x")
+        with staged(tmp_path / "bart") as staging:
+            (staging / "b").write_text("x")
+    assert (names(tmp_path / "bart.2026"), names(tmp_path / "bart")) == (["a"], ["b"])
+
+
+def test_a_second_writer_waits_and_finds_what_the_first_published(tmp_path):
+    target, found = tmp_path / "bundle", []
+    claimed = threading.Event()
+
+    def second():
+        claimed.wait()
+        with claim(target):
+            found.append(names(target) if target.exists() else None)
+
+    threads = [threading.Thread(target=second) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    with claim(target) as staging:
+        claimed.set()
+        (staging / "a").write_text("x")
+        threads[0].join(0.2)
+        assert found == []
+        publish(staging, target)
+    for thread in threads:
+        thread.join()
+    assert found == [["a"]] * 4
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_a_link_in_place_of_the_hidden_directory_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / ".bundle.unfinished")
+    with pytest.raises(ExportError), staged(tmp_path / "bundle"):
+        raise AssertionError("the block must not run")

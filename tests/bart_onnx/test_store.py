@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -30,14 +29,16 @@ def store(monkeypatch, tmp_path):
 def test_names_and_uris(store):
     assert bundle_path("bart_large_en_cnn", "fp32") == store / "bart_large_en_cnn" / "fp32"
     uris = ["hf://org/name", "hf://org/name@v1", "hf://org/name@v2", "hf://other/name"]
+    uris += [f"hf://org/name@feature{mark}x" for mark in ("/", "--", "+", "---")]
     paths = {bundle_path(uri, "fp32") for uri in uris}
-    assert len(paths) == 4
+    assert len(paths) == len(uris)
     assert all(path.parents[1] == store for path in paths)
 
 
-@pytest.mark.parametrize("name", ["..", ".", "/"])
+@pytest.mark.parametrize("name", ["..", ".", "/", "", "x" * 5000, "~nobody_of_that_name/x", "a\0b"])
 def test_no_name_leads_out_of_the_store(store, name, monkeypatch):
-    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    if name in ("..", ".", "/"):
+        monkeypatch.setattr("bart_onnx.store.preset_path", lambda preset: None)
     assert bundle_path(name, "fp32").parents[1] == store
 
 
@@ -47,5 +48,8 @@ def test_a_changed_checkpoint_has_another_place(store, tmp_path):
     (checkpoint / "config.json").write_text("{}")
     first = bundle_path(str(checkpoint), "fp32")
     assert bundle_path(os.path.relpath(checkpoint), "fp32") == first
+    (checkpoint / "dangling").symlink_to(tmp_path / "nowhere")
+    assert bundle_path(str(checkpoint), "fp32") != first
+    (checkpoint / "dangling").unlink()
     (checkpoint / "config.json").write_text("{ }")
     assert bundle_path(str(checkpoint), "fp32") != first

@@ -1,0 +1,264 @@
+"""BartBackbone: the numbers and weights of one BART, wherever they came from. No torch.
+
+It gives hidden states; how tokens are chosen is `seq2seq_lm`'s matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.builder import assemble_bundle
+from bart_onnx.bundle import Bundle
+from bart_onnx.config import BartConfig
+from bart_onnx.decoding.arrays import checked_prompts
+from bart_onnx.errors import InputError
+from bart_onnx.graphs import DECODER_SEQUENCE_OUTPUT, ENCODER_SEQUENCE_OUTPUT, LOGITS
+from bart_onnx.initializer import initialize
+from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.weights import weight_shapes
+
+Weights = Mapping[str, Callable[[], NDArray[np.float32]]]
+
+_ARGUMENTS = (
+    "vocabulary_size",
+    "num_layers",
+    "num_heads",
+    "hidden_dim",
+    "intermediate_dim",
+    "dropout",
+    "max_sequence_length",
+)
+
+
+class BartBackbone:
+    """BART's encoder and decoder, without the choice of tokens (KerasHub `BartBackbone`).
+
+    Made from numbers it has random weights, KerasHub's initialiser; `from_preset` opens trained
+    ones. It runs as an ONNX bundle, which is assembled at its first use where there is none yet;
+    that needs torch.
+
+    Args:
+        vocabulary_size, num_layers, num_heads, hidden_dim, intermediate_dim, dropout,
+        max_sequence_length: as in KerasHub; layers, heads and widths of both sides.
+        dtype: "float32" or None: weights are kept in float32, and a precision is chosen at export.
+        seed: of the random weights; None draws one.
+
+    Raises:
+        InputError: a number is out of its range, or dtype is another.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float = 0.1,
+        max_sequence_length: int = 1024,
+        dtype: str | None = None,
+        *,
+        name: str = "bart_backbone",
+        trainable: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        if dtype not in (None, "float32"):
+            raise InputError(
+                f"dtype {dtype!r} is not kept here; weights are float32. Choose a precision when "
+                "exporting."
+            )
+        config = BartConfig(
+            vocabulary_size,
+            num_layers,
+            num_heads,
+            hidden_dim,
+            intermediate_dim,
+            dropout,
+            max_sequence_length,
+        )
+        drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self._start(config, initialize(config, drawn), name, trainable)
+
+    @classmethod
+    def from_bundle(
+        cls, bundle: Bundle, device: str = "cpu", threads: int | None = None
+    ) -> BartBackbone:
+        """The backbone of an opened bundle; its weights are read from it only when asked for."""
+        backbone = cls.from_weights(
+            bundle.config, {name: _reader(bundle, name) for name in bundle.weight_names()}
+        )
+        backbone._bundle, backbone._device, backbone._threads = bundle, device, threads
+        return backbone
+
+    @classmethod
+    def from_weights(cls, config: BartConfig, weights: Weights) -> BartBackbone:
+        """A backbone of any config, unequal sides included, with the weights named."""
+        backbone = object.__new__(cls)
+        backbone._start(config, weights, "bart_backbone", True)
+        return backbone
+
+    def _start(self, config: BartConfig, weights: Weights, name: str, trainable: bool) -> None:
+        self.config = config
+        self.name, self.trainable = name, trainable
+        self._weights = weights
+        self._bundle: Bundle | None = None
+        self._graphs: Bundle | None = None
+        self._home: tempfile.TemporaryDirectory[str] | None = None
+        self._runner: OrtRunner | None = None
+        self._device = "cpu"
+        self._threads: int | None = None
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens in the vocabulary."""
+        return self.config.vocabulary_size
+
+    @property
+    def num_layers(self) -> int:
+        """The encoder's layers."""
+        return self.config.num_layers
+
+    @property
+    def num_heads(self) -> int:
+        """The encoder's attention heads."""
+        return self.config.num_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the hidden states."""
+        return self.config.hidden_dim
+
+    @property
+    def intermediate_dim(self) -> int:
+        """Width inside the encoder's feed-forward layers."""
+        return self.config.intermediate_dim
+
+    @property
+    def dropout(self) -> float:
+        """Share dropped while training."""
+        return self.config.dropout
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Positions of each side."""
+        return self.config.max_sequence_length
+
+    @property
+    def weights(self) -> Weights:
+        """Every weight by its name in `bart_onnx.weights`: a function that reads it, float32."""
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: Weights) -> None:
+        """Take other weights; what runs next runs with them."""
+        missing = sorted(set(weight_shapes(self.config)) - set(weights))
+        if missing:
+            raise InputError(f"The weights lack {', '.join(missing[:5])} ({len(missing)} in all).")
+        self._weights = weights
+        self._graphs, self._bundle, self._runner = self._bundle or self._graphs, None, None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The ONNX bundle that holds these weights, assembled now if there is none yet."""
+        if self._bundle is None:
+            home = tempfile.TemporaryDirectory(prefix="bart_onnx-")
+            directory = Path(home.name) / "bundle"
+            self._bundle = assemble_bundle(self.config, self._weights, directory, self._graphs)
+            # The bundle whose graphs were copied may go now.
+            self._home, self._graphs = home, None
+        return self._bundle
+
+    @property
+    def runner(self) -> OrtRunner:
+        """The bundle's graphs, opened at their first use."""
+        if self._runner is None:
+            self._runner = OrtRunner(self.bundle, self._device, self._threads)
+        return self._runner
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+        """Hidden states of both sides.
+
+        Args:
+            inputs: "encoder_token_ids", "encoder_padding_mask", "decoder_token_ids" and
+                "decoder_padding_mask", each [rows, length], padded on the right.
+
+        Returns:
+            "encoder_sequence_output" [rows, source_length, hidden_dim] and
+            "decoder_sequence_output" [rows, target_length, hidden_dim], float32. What stands at
+            padding means nothing.
+        """
+        prompts = checked_prompts(inputs, self.config)
+        encoder_token_ids, lengths = prompts.encoder_token_ids, prompts.encoder_lengths
+        return {
+            ENCODER_SEQUENCE_OUTPUT: self.runner.encoder_output(encoder_token_ids, lengths),
+            DECODER_SEQUENCE_OUTPUT: self._decoder_output(inputs, DECODER_SEQUENCE_OUTPUT),
+        }
+
+    def logits(self, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Logits [rows, target_length, vocabulary] for the same inputs as a call's."""
+        return self._decoder_output(inputs, LOGITS)
+
+    def _decoder_output(self, inputs: Mapping[str, Any], name: str) -> NDArray[np.float32]:
+        prompts = checked_prompts(inputs, self.config)
+        state = self.runner.encode(prompts.encoder_token_ids, prompts.encoder_lengths)
+        outputs = self.runner.step(state, prompts.decoder_token_ids, (name,))
+        return np.array(outputs[name], np.float32)
+
+    def count_params(self) -> int:
+        """How many numbers the weights hold."""
+        return sum(math.prod(shape) for shape in weight_shapes(self.config).values())
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as KerasHub writes them.
+
+        Raises:
+            InputError: encoder and decoder differ, which these arguments cannot say.
+        """
+        if self.config.encoder != self.config.decoder:
+            raise InputError(
+                "Encoder and decoder of this BART differ, which a Keras config cannot say: "
+                f"{self.config.encoder} and {self.config.decoder}."
+            )
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": {
+                "module": "keras",
+                "class_name": "DTypePolicy",
+                "config": {"name": "float32"},
+                "registered_name": None,
+            },
+            **{argument: getattr(self.config, argument) for argument in _ARGUMENTS},
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> BartBackbone:
+        """A backbone of random weights from what `get_config` gave."""
+        return cls(**{key: value for key, value in config.items() if key != "dtype"})
+
+    def replaced(self, **overrides: Any) -> BartBackbone:
+        """A backbone of random weights whose numbers are these, but for the ones given.
+
+        Raises:
+            InputError: an override is no argument of the constructor.
+        """
+        unknown = sorted(set(overrides) - set(_ARGUMENTS))
+        if unknown:
+            raise InputError(
+                f"BartBackbone has no argument {', '.join(unknown)}; arguments: "
+                f"{', '.join(_ARGUMENTS)}."
+            )
+        config = dataclasses.replace(self.config, **overrides)
+        return BartBackbone.from_weights(config, initialize(config))
+
+
+def _reader(bundle: Bundle, name: str) -> Callable[[], NDArray[np.float32]]:
+    return lambda: np.array(bundle.weight(name), order="C")

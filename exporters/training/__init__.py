@@ -1,0 +1,1 @@
+"""fit, evaluate and predict on the torch module, as Keras does them."""

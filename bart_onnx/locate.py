@@ -1,21 +1,22 @@
 """From what a user calls a preset to the bundle that answers to it. It exports nothing.
 
-A preset is a built-in name, a directory (a bundle or a checkpoint), or `hf://org/name[@revision]`
-(likewise a published bundle or a checkpoint). Bundles made from names, URIs and checkpoints are in
+A preset is a built-in name, a directory (a bundle or a checkpoint), a file that Keras saved, an
+`hf://org/name[@revision]` (likewise a published bundle or a checkpoint), or a
+`kaggle://org/model/keras/variant[/version]`. Bundles made from names, URIs and checkpoints are in
 the store.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bart_onnx import hub
+from bart_onnx import hub, kaggle
 from bart_onnx.bundle import Bundle, is_bundle
 from bart_onnx.errors import BundleError, InputError, InputTypeError, PresetError
 from bart_onnx.presets import PRESETS
-from bart_onnx.store import bundle_path
+from bart_onnx.store import bundle_path, preset_path
 
 PRECISIONS = ("fp32",)
+# Files that are a whole checkpoint: an archive, and the weights of a model alone.
+CHECKPOINT_FILES = (".keras", ".weights.h5")
 
 
 def find_bundle(preset: str, precision: str = "fp32", offline: bool = False) -> Bundle | None:
@@ -34,9 +35,9 @@ def find_bundle(preset: str, precision: str = "fp32", offline: bool = False) -> 
         raise InputError(
             f"Precision {precision!r} is unknown; precisions: {', '.join(PRECISIONS)}."
         )
-    directory = Path(preset).expanduser()
-    if is_bundle(directory):
-        return _in_precision(Bundle.open(directory), precision, preset)
+    path = preset_path(preset)
+    if path is not None and is_bundle(path):
+        return _in_precision(Bundle.open(path), precision, preset)
     stored = bundle_path(preset, precision)
     if is_bundle(stored):
         return _in_precision(Bundle.open(stored), precision, preset)
@@ -55,28 +56,34 @@ def check_preset(preset: str) -> None:
     """
     if not isinstance(preset, str):
         raise InputTypeError(f"A preset is a string, found {preset!r}.")
-    directory = Path(preset).expanduser()
-    if preset in PRESETS or directory.is_dir():
+    path = preset_path(preset)
+    if preset in PRESETS or (path is not None and path.is_dir()):
         return
     if hub.is_hub_uri(preset):
         hub.parse_uri(preset)
         return
-    if directory.exists():
+    if kaggle.is_kaggle_uri(preset):
+        kaggle.parse_uri(preset)
+        return
+    if path is not None:
+        if path.is_file() and path.name.endswith(CHECKPOINT_FILES):
+            return
         raise PresetError(
-            f"Preset {preset!r} is a file. Give the directory of a bundle or a checkpoint."
+            f"Preset {preset!r} is a file. Give the directory of a bundle or a checkpoint, or a "
+            f"file that Keras saved ({' or '.join(CHECKPOINT_FILES)})."
         )
     uri = hub.suggest_uri(preset)
     meant = f"; did you mean {uri!r}?" if uri else "."
     raise PresetError(
-        f"Preset {preset!r} is unknown{meant} Presets are a directory, "
-        f"hf://org/name[@revision], or one of: {', '.join(PRESETS)}."
+        f"Preset {preset[:200]!r} is unknown{meant} Presets are a directory, "
+        f"hf://org/name[@revision], {kaggle.FORM}, or one of: {', '.join(PRESETS)}."
     )
 
 
 def _in_precision(bundle: Bundle, precision: str, preset: str) -> Bundle:
     if bundle.precision != precision:
         raise BundleError(
-            f"{bundle.path} holds {bundle.precision}, not {precision}. Export it with: "
-            f"python -m bart_onnx.export --preset {preset} --precision {precision}"
+            f"{bundle.path} holds {bundle.precision}, not {precision}. Export {preset!r} in that "
+            "precision, or ask for the one that is there."
         )
     return bundle

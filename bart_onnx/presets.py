@@ -31,17 +31,20 @@ def _large(vocabulary_size: int) -> BartConfig:
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "bart_base_en": Preset(
-            sources=("hf://facebook/bart-base",),
+            sources=("kaggle://keras/bart/keras/bart_base_en/3", "hf://facebook/bart-base"),
             config=BartConfig(50265, 6, 12, 768, 3072),
             description="6-layer BART trained on English text with its case kept.",
         ),
         "bart_large_en": Preset(
-            sources=("hf://facebook/bart-large",),
+            sources=("kaggle://keras/bart/keras/bart_large_en/3", "hf://facebook/bart-large"),
             config=_large(50265),
             description="12-layer BART trained on English text with its case kept.",
         ),
         "bart_large_en_cnn": Preset(
-            sources=("hf://facebook/bart-large-cnn",),
+            sources=(
+                "kaggle://keras/bart/keras/bart_large_en_cnn/3",
+                "hf://facebook/bart-large-cnn",
+            ),
             config=_large(50264),
             description="bart_large_en fine-tuned to summarise news (CNN/DailyMail).",
         ),

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from bart_onnx import hub
+from bart_onnx import hub, kaggle
 from bart_onnx.bundle import is_bundle
 from bart_onnx.errors import BartOnnxError, CheckpointError, MissingFileError, PresetError
 from bart_onnx.presets import PRESETS
-from exporters.checkpoints import bundle, hugging_face
+from bart_onnx.store import user_path
+from exporters.checkpoints import bundle, hugging_face, keras
 from exporters.checkpoints.checkpoint import Checkpoint
+from exporters.checkpoints.local_files import read_json_object
 from exporters.progress import Progress, cost, gigabytes
 
 
 def open_checkpoint(
     preset: str, allow_pickle: bool, offline: bool, progress: Progress
 ) -> Checkpoint:
-    """The checkpoint of a built-in name, a `hf://` URI or a directory.
+    """The checkpoint of a built-in name, a `hf://` or `kaggle://` URI, a directory or a file.
+
+    Of a built-in name, the first of its sources that can be had and read.
 
     Raises:
         CheckpointError: the files are damaged, contradict each other or are no BART.
@@ -25,8 +28,10 @@ def open_checkpoint(
     """
     if preset not in PRESETS:
         return _open_source(preset, allow_pickle, offline, progress)
-    failures = []
+    failures: list[str] = []
     for source in PRESETS[preset].sources:
+        if failures:
+            progress.say(f"Trying {source} instead of {failures[-1]}")
         try:
             return _open_source(source, allow_pickle, offline, progress)
         except BartOnnxError as error:
@@ -35,13 +40,28 @@ def open_checkpoint(
 
 
 def _open_source(source: str, allow_pickle: bool, offline: bool, progress: Progress) -> Checkpoint:
+    if kaggle.is_kaggle_uri(source):
+        if not offline:
+            progress.say(f"Downloading {source} through kagglehub")
+        found = kaggle.download(source, offline=offline)
+        return read_directory(found.directory, str(found.uri), allow_pickle)
     if not hub.is_hub_uri(source):
-        return read_directory(Path(source).expanduser(), source, allow_pickle)
+        return _read_path(user_path(source), source, allow_pickle)
     if not offline:
         size = hub.download_size(source, allow_pickle=allow_pickle)
-        progress.say(f"Downloading {gigabytes(size)} of {source}. To export it: {cost(size)}")
+        progress.say(
+            f"Downloading {gigabytes(size.missing)} of {source}. To export it: {cost(size.needed)}"
+        )
     snapshot = hub.download_checkpoint(source, allow_pickle=allow_pickle, offline=offline)
     return read_directory(snapshot.directory, f"{source} at {snapshot.revision}", allow_pickle)
+
+
+def _read_path(path: Path, source: str, allow_pickle: bool) -> Checkpoint:
+    if path.is_file() and path.name.endswith(".keras"):
+        return keras.read_archive(path, source=source)
+    if path.is_file() and path.name.endswith(".weights.h5"):
+        return keras.read_weights_file(path, source=source)
+    return read_directory(path, source, allow_pickle)
 
 
 def read_directory(directory: Path, source: str, allow_pickle: bool) -> Checkpoint:
@@ -52,19 +72,15 @@ def read_directory(directory: Path, source: str, allow_pickle: bool) -> Checkpoi
     if not config.is_file():
         raise MissingFileError(
             f"{directory} holds no checkpoint: it has no config.json. Give the directory that "
-            "config.json and model.safetensors are in."
+            "config.json and the weights are in (model.safetensors or model.weights.h5)."
         )
     if _is_keras(config):
-        raise CheckpointError(
-            f"{directory} is a Keras preset, which this version does not read. Give a checkpoint "
-            "in Hugging Face's layout."
-        )
+        return keras.read(directory, source=source)
     return hugging_face.read(directory, source=source, allow_pickle=allow_pickle)
 
 
 def _is_keras(config: Path) -> bool:
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        return keras.is_preset(read_json_object(config))
+    except CheckpointError:
         return False  # the reader that is asked next says what is wrong with it
-    return isinstance(content, dict) and "registered_name" in content

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,11 +115,16 @@ def loopback_hub() -> Iterator[LoopbackHub]:
 
 @contextmanager
 def hub_for_tests(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[LoopbackHub]:
-    """A running hub that huggingface_hub takes for the only one, with an empty cache in `home`."""
+    """A running hub that huggingface_hub takes for the only one, with an empty cache in `home`.
+
+    There is no kagglehub then, so built-in names come from this hub.
+    """
     names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     for name in (*names, "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(home / "kaggle"))
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
     # These huggingface_hub reads when it is imported, so they are set where it keeps them.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(home / "no-token"))

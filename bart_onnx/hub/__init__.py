@@ -74,7 +74,8 @@ def download_checkpoint(uri: str, *, allow_pickle: bool = False, offline: bool =
     """Download what is needed to export: a checkpoint's files, or a bundle's, if it is one.
 
     Of a checkpoint these are config.json, generation_config.json, the tokenizer's files, and the
-    weights as safetensors; as pickles only with `allow_pickle` and where there is nothing else.
+    weights as safetensors; as pickles only with `allow_pickle` and where there is nothing else. Of
+    a Keras preset they are its JSON files, its tokenizer's, and the weights as HDF5.
 
     Args:
         uri: `hf://org/name[@revision]`; the revision is a branch, tag or commit.
@@ -92,8 +93,18 @@ def download_checkpoint(uri: str, *, allow_pickle: bool = False, offline: bool =
     return _download(client.list_files(_parsed(uri), offline), allow_pickle)
 
 
-def download_size(uri: str, *, allow_pickle: bool = False, offline: bool = False) -> int:
-    """Bytes that `download_checkpoint` would download now: what is in the cache is not counted.
+@dataclass(frozen=True)
+class DownloadSize:
+    """Bytes of the files needed, and of those among them that the cache lacks."""
+
+    needed: int
+    missing: int
+
+
+def download_size(
+    uri: str, *, allow_pickle: bool = False, offline: bool = False
+) -> DownloadSize:
+    """What `download_checkpoint` would download now.
 
     It fetches the repository's listing and, for shards and bundles, the file that lists them.
 
@@ -101,7 +112,9 @@ def download_size(uri: str, *, allow_pickle: bool = False, offline: bool = False
         As `download_checkpoint`.
     """
     listing = client.list_files(_parsed(uri), offline)
-    return client.missing_bytes(listing, _needed(listing, allow_pickle))
+    names = _needed(listing, allow_pickle)
+    needed = sum(listing.sizes[name] for name in names)
+    return DownloadSize(needed, client.missing_bytes(listing, names))
 
 
 def _parsed(uri: str) -> HubUri:

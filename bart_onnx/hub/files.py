@@ -11,10 +11,19 @@ from bart_onnx.errors import CheckpointError, DownloadError, MissingFileError
 from bart_onnx.hub.uri import HubUri
 
 CONFIG = "config.json"
-OPTIONAL = ("generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+_OPTIONAL = ("generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+KERAS_OPTIONAL = (
+    "tokenizer.json",
+    "preprocessor.json",
+    "task.json",
+    "assets/tokenizer/vocabulary.json",
+    "assets/tokenizer/merges.txt",
+)
+OPTIONAL = tuple(dict.fromkeys((*_OPTIONAL, *KERAS_OPTIONAL)))
 # One file, or an index that names several; safetensors before pickles.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+KERAS_WEIGHTS, KERAS_INDEX = "model.weights.h5", "model.weights.json"
 
 ReadJson = Callable[[str], Mapping[str, Any]]
 
@@ -37,8 +46,14 @@ def needed_files(
     if holds_bundle(names):
         listed = _table(uri, MANIFEST, read_json(MANIFEST), "files")
         needed = [MANIFEST, SEAL, *(_checked(uri, MANIFEST, name) for name in listed)]
+    elif _is_keras(names, read_json):
+        optional = [name for name in KERAS_OPTIONAL if name in names]
+        weights = [KERAS_WEIGHTS]
+        if KERAS_WEIGHTS not in names:
+            weights = [KERAS_INDEX, *keras_shards(uri, read_json(KERAS_INDEX))]
+        needed = [CONFIG, *optional, *weights]
     else:
-        optional = [name for name in OPTIONAL if name in names]
+        optional = [name for name in _OPTIONAL if name in names]
         needed = [CONFIG, *optional, *_weights(uri, names, read_json, allow_pickle)]
     missing = sorted(set(needed) - set(names))
     if missing:
@@ -49,11 +64,32 @@ def needed_files(
     return list(dict.fromkeys(needed))
 
 
+def keras_shards(uri: object, index: Mapping[str, Any]) -> list[str]:
+    """The files that a Keras preset's index names.
+
+    Raises:
+        DownloadError: it names none, or one that is no file of the repository.
+    """
+    values = _table(uri, KERAS_INDEX, index, "weight_map").values()
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    return sorted({_checked(uri, KERAS_INDEX, name) for name in names})
+
+
 def some(names: Collection[str], limit: int = 12) -> str:
     """Names for a message."""
     shown = ", ".join(repr(name) for name in sorted(names)[:limit])
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (shown + more) or "no files"
+
+
+def _is_keras(names: Collection[str], read_json: ReadJson) -> bool:
+    """Whether this is a Keras preset; a repository with weights of both kinds is what its
+    config.json says it is.
+    """
+    if CONFIG not in names or not {KERAS_WEIGHTS, KERAS_INDEX} & set(names):
+        return False
+    others = {*WEIGHTS, *PICKLES} & set(names)
+    return not others or "registered_name" in read_json(CONFIG)
 
 
 def _weights(
@@ -78,14 +114,14 @@ def _weights(
     )
 
 
-def _table(uri: HubUri, name: str, content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _table(uri: object, name: str, content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     table = content.get(key)
     if not isinstance(table, Mapping) or not table:
         raise DownloadError(f"{name} of {uri} lists no {key}; tell the repository's author.")
     return table
 
 
-def _checked(uri: HubUri, name: str, file: object) -> str:
+def _checked(uri: object, name: str, file: object) -> str:
     """`file`, if it is a plain relative path."""
     if isinstance(file, str) and file and "\\" not in file and "\0" not in file:
         path = PurePosixPath(file)

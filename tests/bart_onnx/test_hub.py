@@ -62,7 +62,7 @@ def bundle_files() -> dict[str, bytes]:
 
 def test_checkpoint_download_takes_only_what_is_needed(server: LoopbackHub, tmp_path: Path) -> None:
     server.add("someone/tiny-bart", directory(tmp_path / "repository", CHECKPOINT))
-    assert hub.download_size(URI) == sum(len(CHECKPOINT[name]) for name in NEEDED)
+    assert hub.download_size(URI).missing == sum(len(CHECKPOINT[name]) for name in NEEDED)
     assert not server.downloaded()
     snapshot = hub.download_checkpoint(URI)
     assert server.downloaded() == NEEDED == set(snapshot.files)
@@ -71,7 +71,7 @@ def test_checkpoint_download_takes_only_what_is_needed(server: LoopbackHub, tmp_
     assert snapshot.directory.is_relative_to(tmp_path / "home" / "hub")
     for name in NEEDED:
         assert (snapshot.directory / name).read_bytes() == CHECKPOINT[name]
-    assert hub.download_size(URI) == 0
+    assert hub.download_size(URI).missing == 0
     assert not hub.has_bundle(URI)
 
 
@@ -97,7 +97,7 @@ def test_sharded_checkpoint(server: LoopbackHub, tmp_path: Path) -> None:
     }
     server.add("someone/tiny-bart", directory(tmp_path / "repository", files))
     needed = set(files) - {"model-00099-of-00099.safetensors"}
-    assert hub.download_size(URI) == sum(len(files[n]) for n in needed) - len(
+    assert hub.download_size(URI).missing == sum(len(files[n]) for n in needed) - len(
         files["model.safetensors.index.json"]
     )  # the index was fetched to know
     assert set(hub.download_checkpoint(URI).files) == needed == server.downloaded()
@@ -171,7 +171,7 @@ def test_offline_uses_the_cache_and_asks_nothing(
     online = hub.download_checkpoint(URI)
     server.requests.clear()
     assert hub.download_checkpoint(URI, offline=True) == online
-    assert hub.download_size(URI, offline=True) == 0
+    assert hub.download_size(URI, offline=True).missing == 0
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert hub.download_checkpoint(URI) == online
     assert not server.requests

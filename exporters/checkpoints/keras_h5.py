@@ -1,0 +1,194 @@
+"""Finds the datasets of an HDF5 file and where their bytes lie, without reading any of them.
+
+Of what HDF5 can do, Keras uses little, and only that is let through: groups and datasets that are
+linked once, and datasets whose bytes lie in one piece in the file itself. Compressed ones are not:
+HDF5 inflates a chunk to whatever size its stream has, not to the one that the file states. It knows
+no dataset's name or meaning.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+from h5py import h5d, h5g, h5l, h5o, h5t
+
+from bart_onnx.errors import CheckpointError
+from exporters.checkpoints.local_files import some
+from exporters.checkpoints.safetensors_file import TensorEntry
+
+# A BART has some 70 objects a layer and depth 7 at most, training state included.
+OBJECT_LIMIT = 1 << 16
+DEPTH_LIMIT = 12
+
+_FLOATS = {"F32": h5t.IEEE_F32LE, "F16": h5t.IEEE_F16LE}
+# Numbers and flags, and the two opaque bytes that Keras keeps a bfloat16 in.
+_PLAIN_TYPES = (h5t.INTEGER, h5t.FLOAT, h5t.OPAQUE, h5t.ENUM)
+_LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link into another file"}
+_LAYOUTS = {
+    h5d.COMPACT: "compact",
+    h5d.CHUNKED: "in chunks, compressed or not",
+    h5d.VIRTUAL: "virtual, made of other datasets",
+}
+
+
+class FileWindow(io.RawIOBase):
+    """A part of a file as a file of its own: `size` bytes from `start` on."""
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._start, self._size, self._position = start, size, 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the window's start."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move, as every file does."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`, or what of it the window has bytes for."""
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self._size - self._position))
+        self._file.seek(self._start + self._position)
+        done = 0
+        while done < wanted:
+            count = self._file.readinto(view[done:wanted])
+            if not count:
+                break
+            done += count
+        self._position += done
+        return done
+
+
+def read_datasets(path: Path, start: int = 0, size: int | None = None) -> dict[str, TensorEntry]:
+    """Name to place of every dataset of an HDF5 file, or of one that lies inside another file.
+
+    Dtypes are spelled as safetensors does where they can be weights, else as numpy does.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds a link, a dataset that lies elsewhere or
+            in pieces, a type that is no number, or more objects than any BART.
+    """
+    if size is None:
+        size = path.stat().st_size - start
+    with _blame(path), FileWindow(path, start, size) as window, h5py.File(window, "r") as file:
+        return {
+            name: _entry(path, name, h5d.open(file.id, name.encode()), start, size)
+            for name in _walk(path, file.id)
+        }
+
+
+@contextmanager
+def _blame(path: Path) -> Iterator[None]:
+    """Turn what HDF5 says of a damaged file into an error that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as HDF5 ({error}); download or save it again."
+        ) from error
+
+
+def _walk(path: Path, file: Any) -> Iterator[str]:
+    """The names of all datasets; every link on the way to one has been checked."""
+    groups = [("", 0)]
+    places = {h5o.get_info(file).addr}
+    objects = 0
+    while groups:
+        prefix, depth = groups.pop()
+        group = h5g.open(file, b"/" + prefix.encode())
+        objects += group.get_num_objs()
+        if objects > OBJECT_LIMIT:
+            raise _refused(path, f"over {OBJECT_LIMIT} objects")
+        for raw in list(group):
+            name = prefix + raw.decode("utf-8")
+            # As a path it would lead through a link that was not looked at.
+            if b"/" in raw or raw in (b".", b".."):
+                raise _refused(path, f"the name {raw[:80]!r}")
+            link = group.links.get_info(raw).type
+            if link != h5l.TYPE_HARD:
+                raise _refused(path, f"{_LINKS.get(link, 'a link')} at {some([name])}")
+            found = h5o.get_info(group, raw)
+            if found.addr in places:
+                raise _refused(path, f"a second link to one object at {some([name])}")
+            places.add(found.addr)
+            if found.type == h5o.TYPE_DATASET:
+                yield name
+            elif found.type != h5o.TYPE_GROUP:
+                raise _refused(path, f"a datatype of its own at {some([name])}")
+            elif depth == DEPTH_LIMIT:
+                raise _refused(path, f"groups over {DEPTH_LIMIT} deep at {some([name])}")
+            else:
+                groups.append((f"{name}/", depth + 1))
+
+
+def _entry(path: Path, name: str, dataset: Any, start: int, size: int) -> TensorEntry:
+    what = some([name])
+    kind = dataset.get_type()
+    if kind.committed() or kind.get_class() not in _PLAIN_TYPES:
+        raise _refused(path, f"dataset {what} of a type that is no plain number")
+    if dataset.get_space().get_simple_extent_type() == h5py.h5s.NULL:
+        raise _refused(path, f"dataset {what} without a shape")
+    properties = dataset.get_create_plist()
+    if properties.get_external_count():
+        raise _refused(path, f"dataset {what}, whose data are in another file")
+    layout = properties.get_layout()
+    if layout != h5d.CONTIGUOUS:
+        raise _refused(
+            path, f"dataset {what}, which is stored {_LAYOUTS.get(layout, 'in an unknown way')}"
+        )
+    needed = math.prod(dataset.shape) * kind.get_size()
+    stored, offset = dataset.get_storage_size(), dataset.get_offset()
+    if needed == 0 or stored != needed or offset is None or offset + needed > size:
+        raise _refused(
+            path,
+            f"dataset {what} of shape {list(dataset.shape)}, which needs {needed} bytes and has "
+            f"{stored if offset is not None else 0} in a file of {size}",
+        )
+    return TensorEntry(name, path, start + offset, _dtype(dataset, kind), tuple(dataset.shape))
+
+
+def _dtype(dataset: Any, kind: Any) -> str:
+    for dtype, stored in _FLOATS.items():
+        if kind.equal(stored):
+            return dtype
+    if kind.get_class() != h5t.OPAQUE:
+        return str(kind.dtype)
+    attributes = h5py.Dataset(dataset).attrs
+    if kind.get_size() == 2 and "dtype" in attributes:
+        label = attributes.get_id("dtype")
+        # Its size is looked at first: an attribute may be as long as its writer liked.
+        if label.shape == () and label.get_storage_size() <= 64:
+            return "BF16" if attributes["dtype"] in ("bfloat16", b"bfloat16") else "opaque"
+    return "opaque"
+
+
+def _refused(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} holds {found}, which Keras does not write for a BART, so it is not read. "
+        "Download it again, or load it in Keras and save it anew if you trust it."
+    )

@@ -1,0 +1,92 @@
+"""Hostile Keras files: each is refused by name, and before memory is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile_archives import ARCHIVES
+from hostile_hdf5 import WEIGHT_FILES
+from hostile_presets import PRESETS
+from keras_files import PRESET, copy_preset
+
+from bart_onnx.errors import CheckpointError, MissingFileError
+from exporters.checkpoints import keras, keras_h5
+
+HOSTILE = {**WEIGHT_FILES, **PRESETS, **ARCHIVES}
+TESTS = Path(__file__).resolve().parents[1]
+MEGABYTES = 50  # measured: 6 at most, for 65,536 groups
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What one process said that opened them all, the honest preset first."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("memory is measured through /proc, which is not there")
+    directory = tmp_path_factory.mktemp("hostile")
+    paths = {"honest": str(PRESET)}
+    for number, (name, (build, _)) in enumerate(HOSTILE.items()):
+        paths[name] = str(build(copy_preset(directory / str(number))))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "hostile_child.py")],
+        input=json.dumps(paths),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    assert found["honest"]["error"] == "none"
+    assert found["control"]["megabytes"] > 0.9 * found["control"]["taken"]
+    return found
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_refused_by_name_and_without_memory(outcomes: dict[str, Any], name: str) -> None:
+    outcome = outcomes[name]
+    assert outcome["error"] == "CheckpointError", outcome
+    assert re.search(HOSTILE[name][1], outcome["message"]), outcome["message"]
+    assert len(outcome["message"]) < 2000
+    assert outcome["megabytes"] < MEGABYTES
+
+
+def test_the_limit_on_objects_counts_groups_and_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras_h5, "OBJECT_LIMIT", 100)
+    with pytest.raises(CheckpointError, match="over 100 objects"):
+        keras.read(PRESET, source="a test")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])
+def test_missing_files(tmp_path: Path, name: str) -> None:
+    directory = copy_preset(tmp_path / "preset")
+    (directory / name).unlink()
+    with pytest.raises(MissingFileError, match=re.escape(name)):
+        keras.read(directory, source="kaggle://someone/bart/keras/tiny")
+
+
+@pytest.mark.parametrize("name", ["vocabulary.json", "merges.txt"])
+def test_half_a_tokenizer(tmp_path: Path, name: str) -> None:
+    directory = copy_preset(tmp_path / "preset")
+    (directory / "assets" / "tokenizer" / name).unlink()
+    with pytest.raises(MissingFileError, match=name):
+        keras.read(directory, source="a test")
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    directory = copy_preset(tmp_path / "preset", "keras_preset_sharded")
+    (directory / "model_00001.weights.h5").unlink()
+    with pytest.raises(MissingFileError, match=r"needs model_00001\.weights\.h5"):
+        keras.read(directory, source="a test")
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="is no directory"):
+        keras.read(tmp_path / "nowhere", source="a test")

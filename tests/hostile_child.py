@@ -1,0 +1,45 @@
+"""Opens each of the paths that a JSON object on its input names, and prints the error and by how
+much memory grew, as JSON. A process of its own, because the peak of another tells nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def memory(field: str) -> float:
+    """MB that this process has ("VmRSS") or had at most ("VmHWM")."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def open_all(paths: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Open each path; the error's kind and message, and MB above those in use before."""
+    from exporters.progress import Progress
+    from exporters.sources import open_checkpoint
+
+    outcomes = {}
+    for name, path in paths.items():
+        # Forgets the peak so far. `ru_maxrss` would begin with that of the parent process.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = memory("VmRSS")
+        try:
+            open_checkpoint(path, False, True, Progress(shown=False))
+            outcome = {"error": "none", "message": "it was read"}
+        except Exception as error:
+            outcome = {"error": type(error).__name__, "message": str(error)}
+        outcomes[name] = {**outcome, "megabytes": memory("VmHWM") - before}
+    before = memory("VmRSS")
+    taken = np.ones(8 << 20)
+    outcomes["control"] = {"megabytes": memory("VmHWM") - before, "taken": taken.nbytes >> 20}
+    return outcomes
+
+
+if __name__ == "__main__":
+    json.dump(open_all(json.loads(sys.stdin.read())), sys.stdout)

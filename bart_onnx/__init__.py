@@ -1,5 +1,7 @@
 """BART on ONNX Runtime: export a checkpoint, then generate without torch, with KerasHub's API."""
 
+from bart_onnx import models, samplers
+from bart_onnx.backbone import BartBackbone
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import BartOnnxError
@@ -9,6 +11,7 @@ from bart_onnx.tokenizer import BartTokenizer
 from bart_onnx.version import __version__
 
 __all__ = [
+    "BartBackbone",
     "BartConfig",
     "BartOnnxError",
     "BartSeq2SeqLMPreprocessor",
@@ -16,4 +19,6 @@ __all__ = [
     "Bundle",
     "OnnxBartSeq2SeqLM",
     "__version__",
+    "models",
+    "samplers",
 ]

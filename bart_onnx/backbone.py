@@ -8,21 +8,27 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.builder import assemble_bundle
+from bart_onnx.builder import assemble_bundle, export_bundle, export_command, save_preset
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.decoding.arrays import checked_prompts
-from bart_onnx.errors import InputError
+from bart_onnx.errors import InputError, PresetError
 from bart_onnx.graphs import DECODER_SEQUENCE_OUTPUT, ENCODER_SEQUENCE_OUTPUT, LOGITS
 from bart_onnx.initializer import initialize
+from bart_onnx.locate import find_bundle
+from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
+from bart_onnx.presets import PRESETS
 from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.store import user_path
 from bart_onnx.weights import weight_shapes
 
 Weights = Mapping[str, Callable[[], NDArray[np.float32]]]
@@ -54,6 +60,8 @@ class BartBackbone:
     Raises:
         InputError: a number is out of its range, or dtype is another.
     """
+
+    presets = PRESETS
 
     def __init__(
         self,
@@ -88,6 +96,59 @@ class BartBackbone:
         self._start(config, initialize(config, drawn), name, trainable)
 
     @classmethod
+    def from_preset(
+        cls,
+        preset: str | Path,
+        load_weights: bool = True,
+        *,
+        precision: str = "fp32",
+        device: str = "cpu",
+        threads: int | None = None,
+        offline: bool = False,
+        verify: bool = True,
+        **overrides: Any,
+    ) -> BartBackbone:
+        """The backbone of a preset; its bundle is exported first if there is none.
+
+        Args:
+            preset: see `OnnxBartSeq2SeqLM.from_preset`.
+            load_weights: with False it has the preset's numbers and random weights.
+            precision: the bundle's precision.
+            device: where to run; "cpu".
+            threads: threads within an operator; None takes what affinity and cgroup allow.
+            offline: use no network and export nothing.
+            verify: compare every file of the bundle with its sha256.
+            overrides: arguments of the constructor that win over the preset's; those that change
+                shapes need load_weights=False.
+
+        Raises:
+            PresetError, BundleError, CheckpointError, DownloadError, ExportError,
+            MissingPackageError, DeviceError: as their messages say.
+        """
+        name = str(preset) if isinstance(preset, Path) else preset
+        if not load_weights and name in PRESETS:
+            return cls.from_weights(PRESETS[name].config, {}).replaced(**overrides)
+        bundle = find_bundle(name, precision, offline, verify)
+        if bundle is None:
+            if offline:
+                raise PresetError(
+                    f"Preset {name!r} has no {precision} bundle here, and none is exported "
+                    f"offline. Run first: {export_command(name, precision)}"
+                )
+            bundle = export_bundle(name, precision=precision)
+        backbone = cls.from_bundle(bundle, device, threads)
+        if not load_weights:
+            return backbone.replaced(**overrides)
+        dropout = overrides.pop("dropout", backbone.dropout)
+        if overrides:
+            raise InputError(
+                f"{', '.join(overrides)} cannot be overridden while the preset's weights are "
+                "loaded; give load_weights=False."
+            )
+        backbone.config = dataclasses.replace(backbone.config, dropout=dropout)
+        return backbone
+
+    @classmethod
     def from_bundle(
         cls, bundle: Bundle, device: str = "cpu", threads: int | None = None
     ) -> BartBackbone:
@@ -111,7 +172,7 @@ class BartBackbone:
         self._weights = weights
         self._bundle: Bundle | None = None
         self._graphs: Bundle | None = None
-        self._home: tempfile.TemporaryDirectory[str] | None = None
+        self._release: Callable[[], Any] | None = None
         self._runner: OrtRunner | None = None
         self._device = "cpu"
         self._threads: int | None = None
@@ -169,11 +230,14 @@ class BartBackbone:
     def bundle(self) -> Bundle:
         """The ONNX bundle that holds these weights, assembled now if there is none yet."""
         if self._bundle is None:
-            home = tempfile.TemporaryDirectory(prefix="bart_onnx-")
-            directory = Path(home.name) / "bundle"
+            home = tempfile.mkdtemp(prefix="bart_onnx-")
+            release, self._release = self._release, weakref.finalize(self, rmtree, home, True)
+            directory = Path(home) / "bundle"
             self._bundle = assemble_bundle(self.config, self._weights, directory, self._graphs)
             # The bundle whose graphs were copied may go now.
-            self._home, self._graphs = home, None
+            self._graphs = None
+            if release is not None:
+                release()
         return self._bundle
 
     @property
@@ -182,6 +246,10 @@ class BartBackbone:
         if self._runner is None:
             self._runner = OrtRunner(self.bundle, self._device, self._threads)
         return self._runner
+
+    def open(self) -> None:
+        """Open the graphs now instead of at their first use."""
+        _ = self.runner
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
         """Hidden states of both sides.
@@ -211,6 +279,44 @@ class BartBackbone:
         state = self.runner.encode(prompts.encoder_token_ids, prompts.encoder_lengths)
         outputs = self.runner.step(state, prompts.decoder_token_ids, (name,))
         return np.array(outputs[name], np.float32)
+
+    def save_to_preset(
+        self,
+        directory: str | Path,
+        max_shard_size: float = 10,
+        *,
+        format: str = "keras",
+        preprocessor: BartSeq2SeqLMPreprocessor | None = None,
+    ) -> None:
+        """Write a Keras preset, or with format="huggingface" a transformers checkpoint.
+
+        Args:
+            max_shard_size: largest weight file in GB.
+            preprocessor: written with it; None writes no tokenizer.
+
+        Raises:
+            InputError: another format, or what a Keras preset cannot hold; it is named.
+            ExportError: the directory has something in it, or cannot be written.
+        """
+        generation_config = self._bundle.generation_config if self._bundle else {}
+        save_preset(
+            format,
+            user_path(directory),
+            self.config,
+            self._weights,
+            preprocessor,
+            generation_config,
+            self._tokenizer_json() if preprocessor is not None else None,
+            max_shard_size,
+        )
+
+    def _tokenizer_json(self) -> Path | None:
+        """The bundle's tokenizer.json in Hugging Face's layout, if it has one."""
+        directory = self._bundle.tokenizer_directory if self._bundle else None
+        path = directory / "tokenizer.json" if directory else None
+        if path is None or not path.is_file() or b'"registered_name"' in path.read_bytes():
+            return None
+        return path
 
     def count_params(self) -> int:
         """How many numbers the weights hold."""

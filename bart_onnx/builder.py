@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
-from bart_onnx.errors import MissingPackageError
+from bart_onnx.errors import InputError, MissingPackageError
 from bart_onnx.locate import check_preset
+from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.training_options import OptimizerOptions
 
 _NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "h5py", "tqdm")
@@ -92,6 +93,53 @@ def assemble_bundle(
 
     assemble(config, weights, directory, graphs)
     return Bundle.open(directory)
+
+
+def save_preset(
+    format: str,
+    directory: Path,
+    config: BartConfig,
+    weights: Mapping[str, Callable[[], NDArray[np.float32]]],
+    preprocessor: BartSeq2SeqLMPreprocessor | None,
+    generation_config: Mapping[str, Any],
+    tokenizer_json: Path | None,
+    max_shard_size: float,
+) -> None:
+    """Write a model in the layout of "keras" or "huggingface".
+
+    Raises:
+        InputError: another format, or what a Keras preset cannot hold; it is named.
+        ExportError: the directory has something in it, or cannot be written.
+        MissingPackageError: h5py is not installed.
+    """
+    formats = ("keras", "huggingface")
+    if format not in formats:
+        raise InputError(f"format is {format!r}; formats: {', '.join(formats)}.")
+    if importlib.util.find_spec("h5py") is None:
+        raise MissingPackageError('To save, h5py is needed: pip install "bart_onnx[export]"')
+    from exporters.checkpoints import hugging_face_writer, keras_writer
+
+    tokenizer = preprocessor.tokenizer if preprocessor is not None else None
+    if format == "huggingface":
+        hugging_face_writer.write(
+            directory,
+            config,
+            weights,
+            tokenizer,
+            generation_config=generation_config,
+            tokenizer_json=tokenizer_json,
+            max_shard_size=max_shard_size,
+        )
+        return
+    keras_writer.write(
+        directory,
+        config,
+        weights,
+        tokenizer,
+        encoder_sequence_length=getattr(preprocessor, "encoder_sequence_length", None),
+        decoder_sequence_length=getattr(preprocessor, "decoder_sequence_length", None),
+        max_shard_size=max_shard_size,
+    )
 
 
 def open_training(

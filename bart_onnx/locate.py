@@ -8,9 +8,18 @@ the store.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bart_onnx import hub, kaggle
 from bart_onnx.bundle import Bundle, is_bundle
-from bart_onnx.errors import BundleError, InputError, InputTypeError, PresetError
+from bart_onnx.errors import (
+    BartOnnxError,
+    BundleError,
+    InputError,
+    InputTypeError,
+    MissingFileError,
+    PresetError,
+)
 from bart_onnx.presets import PRESETS
 from bart_onnx.store import bundle_path, preset_path
 
@@ -19,7 +28,9 @@ PRECISIONS = ("fp32",)
 CHECKPOINT_FILES = (".keras", ".weights.h5")
 
 
-def find_bundle(preset: str, precision: str = "fp32", offline: bool = False) -> Bundle | None:
+def find_bundle(
+    preset: str, precision: str = "fp32", offline: bool = False, verify: bool = True
+) -> Bundle | None:
     """The bundle of a preset in that precision, downloaded where the URI names a published one.
 
     Returns:
@@ -37,14 +48,38 @@ def find_bundle(preset: str, precision: str = "fp32", offline: bool = False) -> 
         )
     path = preset_path(preset)
     if path is not None and is_bundle(path):
-        return _in_precision(Bundle.open(path), precision, preset)
+        return _in_precision(Bundle.open(path, verify), precision, preset)
     stored = bundle_path(preset, precision)
     if is_bundle(stored):
-        return _in_precision(Bundle.open(stored), precision, preset)
+        return _in_precision(Bundle.open(stored, verify), precision, preset)
     if hub.is_hub_uri(preset) and hub.has_bundle(preset, offline=offline):
         snapshot = hub.download_bundle(preset, offline=offline)
-        return _in_precision(Bundle.open(snapshot.directory), precision, preset)
+        return _in_precision(Bundle.open(snapshot.directory, verify), precision, preset)
     return None
+
+
+def tokenizer_directory(preset: str, offline: bool = False) -> Path:
+    """Where a preset's tokenizer files lie, downloaded if need be; no weights are read.
+
+    Raises:
+        PresetError: no preset answers to that name, or no source of it could be had.
+        MissingFileError: it has no tokenizer files.
+        DownloadError: the hub did not answer.
+    """
+    check_preset(preset)
+    path = preset_path(preset)
+    for directory in (path, bundle_path(preset, "fp32")):
+        if directory is not None and is_bundle(directory):
+            return _tokenizer_of(Bundle.open(directory, verify=False))
+    if preset in PRESETS:
+        return _first_tokenizer(preset, offline)
+    if path is not None:
+        return path
+    if kaggle.is_kaggle_uri(preset):
+        return kaggle.download(preset, offline=offline).directory
+    if hub.has_bundle(preset, offline=offline):
+        return _tokenizer_of(Bundle.open(hub.download_bundle(preset, offline=offline).directory))
+    return hub.download_tokenizer(preset, offline=offline)
 
 
 def check_preset(preset: str) -> None:
@@ -78,6 +113,25 @@ def check_preset(preset: str) -> None:
         f"Preset {preset[:200]!r} is unknown{meant} Presets are a directory, "
         f"hf://org/name[@revision], {kaggle.FORM}, or one of: {', '.join(PRESETS)}."
     )
+
+
+def _first_tokenizer(preset: str, offline: bool) -> Path:
+    failures = []
+    for source in PRESETS[preset].sources:
+        try:
+            return tokenizer_directory(source, offline)
+        except BartOnnxError as error:
+            failures.append(f"{source}: {error}")
+    raise PresetError(f"No source of preset {preset!r} could be read.\n" + "\n".join(failures))
+
+
+def _tokenizer_of(bundle: Bundle) -> Path:
+    if bundle.tokenizer_directory is None:
+        raise MissingFileError(
+            f"{bundle.path} has no tokenizer files. Pass preprocessor=None and generate from "
+            "arrays, or pass a preprocessor of your own."
+        )
+    return bundle.tokenizer_directory
 
 
 def _in_precision(bundle: Bundle, precision: str, preset: str) -> Bundle:

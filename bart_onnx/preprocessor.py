@@ -9,12 +9,14 @@ It knows no model. The ids of the special tokens are the tokenizer's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.errors import InputError, InputTypeError
+from bart_onnx.locate import tokenizer_directory
 from bart_onnx.packing import (
     ENCODER_SPECIALS,
     PROMPT_SPECIALS,
@@ -23,6 +25,7 @@ from bart_onnx.packing import (
     fit_encoder_rows,
     packed,
 )
+from bart_onnx.preprocessor_files import read_sequence_lengths
 from bart_onnx.text_inputs import as_integer_array, as_text_pairs, as_texts, describe, entry
 from bart_onnx.tokenizer import BartTokenizer
 from bart_onnx.tokenizer_options import checked_length, keras_dtype
@@ -111,6 +114,32 @@ class BartSeq2SeqLMPreprocessor:
     @long_input.setter
     def long_input(self, value: LongInput) -> None:
         self._long_input = checked_long_input(value)
+
+    @classmethod
+    def from_files(
+        cls, directory: str | Path, longest: int = 1024, **overrides: Any
+    ) -> BartSeq2SeqLMPreprocessor:
+        """The preprocessor of a directory with a tokenizer's files.
+
+        Args:
+            longest: both sequence lengths, where no preprocessor.json there says others.
+            overrides: keywords of the constructor that win.
+
+        Raises:
+            MissingFileError, CheckpointError: see `BartTokenizer.from_files`.
+        """
+        lengths: dict[str, Any] = {
+            "encoder_sequence_length": longest,
+            "decoder_sequence_length": longest,
+        }
+        lengths |= read_sequence_lengths(Path(directory))
+        tokenizer = overrides.pop("tokenizer", None) or BartTokenizer.from_files(directory)
+        return cls(tokenizer, **{**lengths, **overrides})
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> BartSeq2SeqLMPreprocessor:
+        """The preprocessor of a preset, a checkpoint or a bundle; see `from_files`."""
+        return cls.from_files(tokenizer_directory(preset), **overrides)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> BartSeq2SeqLMPreprocessor:

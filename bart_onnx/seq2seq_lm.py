@@ -11,39 +11,58 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bart_onnx import samplers
-from bart_onnx.builder import export_bundle, export_command
-from bart_onnx.bundle import Bundle
+from bart_onnx.backbone import BartBackbone
 from bart_onnx.config import BartConfig
-from bart_onnx.errors import InputError, InputTypeError, MissingFileError, PresetError
+from bart_onnx.errors import InputError, InputTypeError
+from bart_onnx.fitting import Fitting, prepared
 from bart_onnx.generation import Generation, Request
-from bart_onnx.locate import find_bundle
+from bart_onnx.locate import tokenizer_directory
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
+from bart_onnx.presets import PRESETS
 from bart_onnx.runners.ort import OrtRunner
 from bart_onnx.samplers import Sampler
-from bart_onnx.tokenizer import BartTokenizer
+from bart_onnx.training_options import Checkpointing, EarlyStopping, FitOptions
 
 _UNSET: Any = object()
+
+_BATCH_SIZE = 32  # as in Keras
 
 # What keras' compile takes besides, and what changes how it computes but not what.
 _WITHOUT_MEANING = ("run_eagerly", "jit_compile", "steps_per_execution")
 
 
 class OnnxBartSeq2SeqLM:
-    """A BART that generates text. Make one with `from_preset`."""
+    """A BART that generates text, and can be trained (KerasHub `BartSeq2SeqLM`).
 
+    Args:
+        backbone: its numbers and weights.
+        preprocessor: from text to ids and back; with None everything takes and gives arrays.
+        name: kept for `get_config`.
+        compile: choose sampler, optimizer and loss at once, as `compile()` does.
+    """
+
+    presets = PRESETS
     sampler: Sampler | None = None
 
     def __init__(
         self,
-        runner: OrtRunner,
+        backbone: BartBackbone,
         preprocessor: BartSeq2SeqLMPreprocessor | None = None,
         *,
+        name: str = "bart_seq2_seq_lm",
         compile: bool = True,
     ) -> None:
-        self.runner = runner
-        self.preprocessor = preprocessor
+        if not isinstance(backbone, BartBackbone):
+            raise InputTypeError(f"backbone must be a BartBackbone, found {backbone!r:.80}.")
+        if not isinstance(preprocessor, BartSeq2SeqLMPreprocessor | None):
+            raise InputTypeError(
+                "preprocessor must be a BartSeq2SeqLMPreprocessor or None, found "
+                f"{preprocessor!r:.80}."
+            )
+        self.backbone, self.preprocessor, self.name = backbone, preprocessor, name
         if compile:
             self.compile()
 
@@ -51,47 +70,48 @@ class OnnxBartSeq2SeqLM:
     def from_preset(
         cls,
         preset: str | Path,
+        load_weights: bool = True,
         *,
-        precision: str = "fp32",
-        device: str = "cpu",
-        threads: int | None = None,
         preprocessor: BartSeq2SeqLMPreprocessor | None = _UNSET,
-        offline: bool = False,
+        name: str = "bart_seq2_seq_lm",
+        compile: bool = True,
+        **options: Any,
     ) -> OnnxBartSeq2SeqLM:
         """Open a preset's bundle; export it first if there is none and torch is installed.
 
         Args:
-            preset: a bundle's or checkpoint's directory, `hf://org/name[@revision]`, or a
-                built-in name.
-            precision: the bundle's precision.
-            device: where to run; "cpu".
-            threads: threads within an operator; None takes what affinity and cgroup allow.
-            preprocessor: one to use instead of the bundle's; with None no tokenizer file is read
+            preset: a bundle's or checkpoint's directory, `hf://org/name[@revision]`,
+                `kaggle://org/model/keras/variant[/version]`, or a built-in name.
+            load_weights: with False the model has the preset's numbers and random weights.
+            preprocessor: one to use instead of the preset's; with None no tokenizer file is read
                 and `generate` takes arrays.
-            offline: use no network and export nothing.
+            name, compile: see the constructor.
+            options: precision, device, threads, offline and verify; see `BartBackbone.from_preset`.
 
         Raises:
             PresetError: no preset answers to the name.
             BundleError, CheckpointError, DownloadError, ExportError, MissingPackageError,
             DeviceError: as their messages say.
         """
-        name = str(preset) if isinstance(preset, Path) else preset
-        bundle = find_bundle(name, precision, offline)
-        if bundle is None:
-            if offline:
-                raise PresetError(
-                    f"Preset {name!r} has no {precision} bundle here, and none is exported "
-                    f"offline. Run first: {export_command(name, precision)}"
-                )
-            bundle = export_bundle(name, precision=precision)
+        text = str(preset) if isinstance(preset, Path) else preset
+        backbone = BartBackbone.from_preset(text, load_weights, **options)
+        if load_weights:
+            backbone.open()
         if preprocessor is _UNSET:
-            preprocessor = _bundled_preprocessor(bundle)
-        return cls(OrtRunner(bundle, device, threads), preprocessor)
+            directory = tokenizer_directory(text, bool(options.get("offline")))
+            longest = min(1024, backbone.max_sequence_length)
+            preprocessor = BartSeq2SeqLMPreprocessor.from_files(directory, longest)
+        return cls(backbone, preprocessor, name=name, compile=compile)
+
+    @property
+    def runner(self) -> OrtRunner:
+        """The graphs that hold the backbone's weights as they are now."""
+        return self.backbone.runner
 
     @property
     def config(self) -> BartConfig:
         """The model's numbers."""
-        return self.runner.config
+        return self.backbone.config
 
     def compile(
         self,
@@ -108,14 +128,16 @@ class OnnxBartSeq2SeqLM:
         KerasHub's does. For the likeliest token at every step: compile(sampler="greedy").
 
         Args:
-            optimizer, loss, weighted_metrics: kept for `fit`.
+            optimizer: "auto" (Adam at 2e-5), "adam", "adamw", "muon" (at Keras' 1e-3), or
+                `bart_onnx.training_options.OptimizerOptions`.
+            loss, weighted_metrics: "auto": cross-entropy and accuracy, as KerasHub's.
             sampler: a name, a Sampler or its config; see `bart_onnx.samplers.get`. The object
                 itself is used: its random numbers move on from call to call.
             keras_options: run_eagerly, jit_compile and steps_per_execution may be given; they
                 change no result and mean nothing here.
 
         Raises:
-            InputError: no sampler has that name.
+            InputError: no sampler or optimizer has that name, or another loss is asked for.
             InputTypeError: no sampler at all, or another keyword.
         """
         unknown = sorted(set(keras_options) - set(_WITHOUT_MEANING))
@@ -127,7 +149,10 @@ class OnnxBartSeq2SeqLM:
         chosen = samplers.get(sampler)
         if chosen is None:
             raise InputTypeError("sampler is None; give a name or a Sampler, for example 'greedy'.")
-        self.optimizer, self.loss, self.weighted_metrics = optimizer, loss, weighted_metrics
+        for name, value in (("loss", loss), ("weighted_metrics", weighted_metrics)):
+            if not isinstance(value, str) or value != "auto":
+                raise InputError(f"{name} is {value!r}; this package has Keras' own only: 'auto'.")
+        self._fitting = Fitting(self.backbone, optimizer)
         self.sampler = chosen
 
     def generate(
@@ -178,6 +203,116 @@ class OnnxBartSeq2SeqLM:
         request = Request(max_length, stops, strip_prompt, long_input)
         return Generation(self.runner, self.preprocessor, self.sampler, request).run(inputs)
 
+    def __call__(self, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Logits float32 [rows, target_length, vocabulary] of the four arrays.
+
+        Raises:
+            InputTypeError: texts are given; preprocess them first, or call generate.
+        """
+        if not isinstance(inputs, Mapping) or "encoder_text" in inputs:
+            raise InputTypeError(
+                "Calling a model directly takes the four arrays, not text. Use generate(), fit(), "
+                "evaluate() or predict(), or preprocess first: model(model.preprocessor(x)[0])."
+            )
+        return self.backbone.logits(inputs)
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        *,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        seed: int = 0,
+        early_stopping: EarlyStopping | None = None,
+        checkpointing: Checkpointing | None = None,
+    ) -> Any:
+        """Train, as Keras' fit does; generate uses the new weights afterwards. Needs torch.
+
+        Args:
+            x, y, sample_weight: see `fitting.prepared`.
+            batch_size: rows in a batch; None means 32. A dataset has its own.
+            verbose: 0 draws no progress bar.
+            callbacks: objects whose on_batch_end and on_epoch_end get a number and the figures.
+            validation_split: the last share of arrays, which only validates.
+            validation_data: x, (x, y) or (x, y, sample_weight).
+            shuffle, seed: the order of rows is a function of seed and epoch.
+            early_stopping, checkpointing: see `bart_onnx.training_options`.
+
+        Returns:
+            A History: `.history` has a list of each figure, `.epoch` the epochs.
+
+        Raises:
+            InputError, InputTypeError: data or options that cannot be used.
+            TrainingError: the loss is no finite number; weights are those before that step.
+            MissingPackageError: torch is not installed.
+        """
+        if validation_split and self.preprocessor is not None:
+            raise InputError("validation_split is for arrays; with texts, give validation_data.")
+        data, own = prepared(x, y, sample_weight, self.preprocessor)
+        if own is not None and batch_size is not None:
+            raise InputError("batch_size is given beside a dataset, whose batches have their own.")
+        options = FitOptions(
+            batch_size=own or batch_size or _BATCH_SIZE,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            shuffle=shuffle and own is None,
+            seed=seed,
+            early_stopping=early_stopping,
+            checkpointing=checkpointing,
+            show_progress=verbose != 0,
+        )
+        validation = None
+        if validation_data is not None:
+            validation = prepared([validation_data], None, None, self.preprocessor)[0]
+        return self._trained().fit(data, options, validation, validation_split, callbacks)
+
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
+        """One step on all rows; "loss" and "sparse_categorical_accuracy" before it."""
+        return self._trained().train_on_batch(prepared(x, y, sample_weight, self.preprocessor)[0])
+
+    def evaluate(
+        self, x: Any, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None
+    ) -> dict[str, float]:
+        """ "loss" (padding in its denominator, as Keras') and "sparse_categorical_accuracy"."""
+        data, own = prepared(x, y, sample_weight, self.preprocessor)
+        return self._trained().evaluate(data, own or batch_size or _BATCH_SIZE)
+
+    def predict(self, x: Any, batch_size: int | None = None) -> NDArray[np.float32]:
+        """Logits float32 [rows, target_length, vocabulary]."""
+        arrays = x if self.preprocessor is None else self.preprocessor(x)[0]
+        logits: NDArray[np.float32] = self._trained().predict(arrays, batch_size or _BATCH_SIZE)
+        return logits
+
+    def save_to_preset(
+        self, directory: str | Path, max_shard_size: float = 10, *, format: str = "keras"
+    ) -> None:
+        """Write a Keras preset, or with format="huggingface" a transformers checkpoint.
+
+        Raises:
+            InputError: another format, or what a Keras preset cannot hold; it is named.
+            ExportError: the directory has something in it, or cannot be written.
+        """
+        self.backbone.save_to_preset(
+            directory, max_shard_size, format=format, preprocessor=self.preprocessor
+        )
+
+    def count_params(self) -> int:
+        """How many numbers the weights hold."""
+        return self.backbone.count_params()
+
+    def _trained(self) -> Fitting:
+        if self.sampler is None:
+            raise InputError("The model is not compiled; call compile() first.")
+        return self._fitting
+
     def _stop_token_ids(
         self, stop_token_ids: Collection[int] | Literal["auto"] | None
     ) -> list[int]:
@@ -213,17 +348,3 @@ def _checked_ids(stop_token_ids: Any) -> list[int]:
             f"stop_token_ids must be 'auto', None or a list of ids, found {stop_token_ids!r}."
         )
     return [int(token_id) for token_id in ids]
-
-
-def _bundled_preprocessor(bundle: Bundle) -> BartSeq2SeqLMPreprocessor:
-    directory = bundle.tokenizer_directory
-    if directory is None:
-        raise MissingFileError(
-            f"{bundle.path} has no tokenizer files. Pass preprocessor=None and generate from "
-            "arrays, or pass a preprocessor of your own."
-        )
-    tokenizer = BartTokenizer.from_files(directory)
-    longest = min(1024, bundle.config.max_sequence_length)
-    return BartSeq2SeqLMPreprocessor(
-        tokenizer, encoder_sequence_length=longest, decoder_sequence_length=longest
-    )

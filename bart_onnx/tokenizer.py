@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from bart_onnx import tokenizer_files as files
 from bart_onnx.bpe import END_TOKEN, PAD_TOKEN, START_TOKEN, AddedToken, BytePairEncoding
 from bart_onnx.errors import InputError
+from bart_onnx.locate import tokenizer_directory
 from bart_onnx.text_inputs import as_id_rows, as_texts
 from bart_onnx.tokenizer_options import TokenizerOptions, check_ids_fit, checked_length
 
@@ -99,6 +100,15 @@ class BartTokenizer:
         if not overrides:
             return tokenizer
         return cls(found.vocabulary, found.merges, **{**found.options, **overrides})
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> BartTokenizer:
+        """The tokenizer of a preset, a checkpoint or a bundle; see `from_files`.
+
+        Raises:
+            PresetError, DownloadError: no preset answers to that name.
+        """
+        return cls.from_files(tokenizer_directory(preset), **overrides)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> BartTokenizer:

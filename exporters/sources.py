@@ -46,7 +46,9 @@ def _open_source(source: str, allow_pickle: bool, offline: bool, progress: Progr
         found = kaggle.download(source, offline=offline)
         return read_directory(found.directory, str(found.uri), allow_pickle)
     if not hub.is_hub_uri(source):
-        return _read_path(user_path(source), source, allow_pickle)
+        path = user_path(source)
+        # Its name alone: where it lay is nobody's business who gets the bundle.
+        return _read_path(path, path.resolve().name, allow_pickle)
     if not offline:
         size = hub.download_size(source, allow_pickle=allow_pickle)
         progress.say(

@@ -115,6 +115,7 @@ def main() -> None:
     if options.most:
         rows = rows[:: max(1, len(rows) // options.most)][: options.most]
     lm = OnnxBartSeq2SeqLM.from_preset(options.bundle, preprocessor=None, threads=options.threads)
+    lm.compile(sampler="greedy")
     started = time.perf_counter()
     found = pronounce(lm, Characters.read(options.checkpoint), [word for word, _ in rows])
     seconds = time.perf_counter() - started

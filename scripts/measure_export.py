@@ -37,6 +37,7 @@ started = time.perf_counter()
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 imported = time.perf_counter()
 lm = OnnxBartSeq2SeqLM.from_preset(sys.argv[1], offline=True)
+lm.compile(sampler="greedy")
 opened = time.perf_counter()
 lm.generate(sys.argv[2], max_length=int(sys.argv[3]))
 first = time.perf_counter()

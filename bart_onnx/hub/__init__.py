@@ -93,6 +93,17 @@ def download_checkpoint(uri: str, *, allow_pickle: bool = False, offline: bool =
     return _download(client.list_files(_parsed(uri), offline), allow_pickle)
 
 
+def download_tokenizer(uri: str, *, offline: bool = False) -> Path:
+    """Download the small files of a checkpoint, its tokenizer's among them, and no weights.
+
+    Raises:
+        As `download_checkpoint`.
+    """
+    listing = client.list_files(_parsed(uri), offline)
+    names = [name for name in (files.CONFIG, *files.OPTIONAL) if name in listing.sizes]
+    return client.fetch(listing, names)
+
+
 @dataclass(frozen=True)
 class DownloadSize:
     """Bytes of the files needed, and of those among them that the cache lacks."""
@@ -101,9 +112,7 @@ class DownloadSize:
     missing: int
 
 
-def download_size(
-    uri: str, *, allow_pickle: bool = False, offline: bool = False
-) -> DownloadSize:
+def download_size(uri: str, *, allow_pickle: bool = False, offline: bool = False) -> DownloadSize:
     """What `download_checkpoint` would download now.
 
     It fetches the repository's listing and, for shards and bundles, the file that lists them.

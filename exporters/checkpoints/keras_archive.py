@@ -24,6 +24,16 @@ _ASSETS = "assets/"
 _DIRECTORY_LIMIT = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _BLOCK = 1 << 20
+# What zipfile raises of one, by what is wrong with it; it has no error of its own for all.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    struct.error,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,9 @@ class KerasArchive:
                 self._members = {
                     info.filename: _member(path, file, info) for info in _checked(path, infos)
                 }
-        except (zipfile.BadZipFile, OSError, struct.error, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+        except CheckpointError:
+            raise
+        except _DAMAGE as error:
             raise CheckpointError(
                 f"{path} cannot be read as a Keras archive ({error}); save or copy it again."
             ) from error

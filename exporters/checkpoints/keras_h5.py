@@ -107,7 +107,7 @@ def _blame(path: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(
             f"{path} cannot be read as HDF5 ({error}); download or save it again."
         ) from error

@@ -32,6 +32,7 @@ def model(shared_data, tmp_path_factory, evaluate_g2p):
     checkpoint = shared_data / "g2p_bart" / "en_us"
     bundle = export(str(checkpoint), tmp_path_factory.mktemp("g2p") / "b", show_progress=False)
     lm = OnnxBartSeq2SeqLM.from_preset(bundle, preprocessor=None)
+    lm.compile(sampler="greedy")
     return lm, evaluate_g2p.Characters.read(checkpoint)
 
 

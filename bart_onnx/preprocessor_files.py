@@ -1,0 +1,32 @@
+"""preprocessor.json of a Keras preset: the sequence lengths that this package keeps there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bart_onnx.errors import CheckpointError
+
+LENGTHS = ("encoder_sequence_length", "decoder_sequence_length")
+
+
+def read_sequence_lengths(directory: Path) -> dict[str, int]:
+    """The lengths in a directory's preprocessor.json; empty if there is none, or none in it.
+
+    KerasHub writes no lengths.
+
+    Raises:
+        CheckpointError: the file is damaged, or a length is none.
+    """
+    path = directory / "preprocessor.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        found = {name: config[name] for name in LENGTHS if name in config}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no preprocessor's config: {error!r}.") from error
+    for name, length in found.items():
+        if type(length) is not int or length < 1:
+            raise CheckpointError(f"{path}: {name} is {length!r}; expected a whole number.")
+    return found

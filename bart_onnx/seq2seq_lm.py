@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx import samplers
+from bart_onnx import cached_calls, samplers
 from bart_onnx.backbone import BartBackbone
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import InputError, InputTypeError
@@ -27,6 +27,8 @@ from bart_onnx.samplers import Sampler
 from bart_onnx.training_options import Checkpointing, EarlyStopping, FitOptions
 
 _UNSET: Any = object()
+
+_OPENING = ("precision", "device", "threads", "offline", "verify")
 
 _BATCH_SIZE = 32  # as in Keras
 
@@ -93,6 +95,12 @@ class OnnxBartSeq2SeqLM:
             BundleError, CheckpointError, DownloadError, ExportError, MissingPackageError,
             DeviceError: as their messages say.
         """
+        unknown = sorted(set(options) - set(_OPENING))
+        if unknown:
+            raise InputTypeError(
+                f"from_preset takes no {', '.join(unknown)}; it takes preprocessor, name, compile, "
+                f"{', '.join(_OPENING)}."
+            )
         text = str(preset) if isinstance(preset, Path) else preset
         backbone = BartBackbone.from_preset(text, load_weights, **options)
         if load_weights:
@@ -215,6 +223,16 @@ class OnnxBartSeq2SeqLM:
                 "evaluate() or predict(), or preprocess first: model(model.preprocessor(x)[0])."
             )
         return self.backbone.logits(inputs)
+
+    def call_encoder(self, token_ids: Any, padding_mask: Any) -> NDArray[np.float32]:
+        """See `cached_calls.call_encoder`."""
+        return cached_calls.call_encoder(self.backbone, token_ids, padding_mask)
+
+    def call_decoder_with_cache(
+        self, *arguments: Any, **options: Any
+    ) -> tuple[NDArray[np.float32], ...]:
+        """See `cached_calls.call_decoder_with_cache`."""
+        return cached_calls.call_decoder_with_cache(self.backbone, *arguments, **options)
 
     def fit(
         self,

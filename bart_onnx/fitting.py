@@ -6,6 +6,7 @@ It knows the documented forms of data. How a model learns is `exporters.training
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from bart_onnx.builder import open_training, training_callbacks
 from bart_onnx.errors import InputError, InputTypeError
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.training_options import FitOptions, OptimizerOptions
+
+BATCH_SIZE = 32  # as in Keras
 
 # Keras' own rate of an optimizer that is called by its name; BART's "auto" has 2e-5.
 _KERAS_RATE = 1e-3
@@ -91,33 +94,56 @@ def optimizer_options(optimizer: Any) -> OptimizerOptions:
     )
 
 
-def prepared(
-    x: Any, y: Any, sample_weight: Any, preprocessor: BartSeq2SeqLMPreprocessor | None
-) -> tuple[Data, int | None]:
-    """Arrays of all rows, and the batch size of a dataset that came in batches.
+@dataclass(frozen=True)
+class Rows:
+    """What there is to train on or to judge by.
 
-    Args:
-        x: {"encoder_text", "decoder_text"}, from which targets are made; or, without
-            preprocessor, the four arrays, with y; or an iterable of batches of either, each x,
-            (x, y) or (x, y, sample_weight).
-
-    Raises:
-        InputError: y beside a dataset or beside texts, or an empty dataset.
-        InputTypeError: x is none of these.
+    Attributes:
+        data: arrays of all rows: inputs, targets, and weights of the targets or None.
+        batch_size: rows in a batch; a dataset's own.
+        is_dataset: whether they came in batches, whose order is kept.
     """
-    if isinstance(x, Mapping):
-        return _arrays(x, y, sample_weight, preprocessor), None
-    if isinstance(x, str | bytes) or not isinstance(x, Iterable):
-        raise InputTypeError(
-            f"fit takes a dict of texts or arrays, or an iterable of batches, found {x!r:.80}."
-        )
-    if y is not None:
-        raise InputError("y is given beside a dataset; a dataset brings its own targets.")
-    batches = [_arrays(*_parts(batch), preprocessor) for batch in x]
-    if not batches:
-        raise InputError("The dataset is empty; give at least one batch.")
-    size = len(next(iter(batches[0][0].values())))
-    return _concatenated(batches), size
+
+    data: Data
+    batch_size: int
+    is_dataset: bool
+
+    @classmethod
+    def prepared(
+        cls,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        preprocessor: BartSeq2SeqLMPreprocessor | None,
+        batch_size: int | None = None,
+    ) -> Rows:
+        """From any documented form.
+
+        Args:
+            x: {"encoder_text", "decoder_text"}, from which targets are made; or, without
+                preprocessor, the four arrays, with y; or an iterable of batches of either, each
+                x, (x, y) or (x, y, sample_weight).
+
+        Raises:
+            InputError: y or batch_size beside a dataset, or an empty dataset.
+            InputTypeError: x is none of these.
+        """
+        if isinstance(x, Mapping):
+            data = _arrays(x, y, sample_weight, preprocessor)
+            return cls(data, BATCH_SIZE if batch_size is None else batch_size, False)
+        if isinstance(x, str | bytes) or not isinstance(x, Iterable):
+            raise InputTypeError(
+                f"fit takes a dict of texts or arrays, or an iterable of batches, found {x!r:.80}."
+            )
+        if y is not None:
+            raise InputError("y is given beside a dataset; a dataset brings its own targets.")
+        if batch_size is not None:
+            raise InputError("batch_size is given beside a dataset, whose batches have their own.")
+        batches = [_arrays(*_parts(batch), preprocessor) for batch in x]
+        if not batches:
+            raise InputError("The dataset is empty; give at least one batch.")
+        size = len(next(iter(batches[0][0].values())))
+        return cls(_concatenated(batches), size, True)
 
 
 def listeners(callbacks: Any) -> tuple[Callable[..., None], Callable[..., None]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from bart_onnx.decoding.arrays import checked_prompts, joined, merge_results
 from bart_onnx.decoding.loop import generate
 from bart_onnx.decoding.protocols import Runner
+from bart_onnx.errors import InputError, InputTypeError
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.samplers import BeamSampler, Sampler
 from bart_onnx.samplers.draws import CallDraws
@@ -114,6 +116,55 @@ class Generation:
 
     def _no_log_probs(self) -> NDArray[np.float32]:
         return np.zeros((0, self._num_beams or 1), np.float32)
+
+
+def checked_stops(
+    stop_token_ids: Any, preprocessor: BartSeq2SeqLMPreprocessor | None, vocabulary_size: int
+) -> tuple[int, ...]:
+    """The ids that end a row: of "auto" the tokenizer's end token, of None none.
+
+    Raises:
+        InputTypeError: neither "auto", None nor ids.
+        InputError: another word, an id outside the vocabulary, or "auto" without preprocessor.
+    """
+    if stop_token_ids is None:
+        return ()
+    if isinstance(stop_token_ids, str):
+        if stop_token_ids != "auto":
+            raise InputError(
+                f"stop_token_ids is {stop_token_ids!r}; give 'auto', None or a list of ids."
+            )
+        if preprocessor is None:
+            raise InputError(
+                'A `preprocessor` must be attached to the model if `stop_token_ids="auto"`. '
+                "Attach one, or give the ids that end a row, for example stop_token_ids=(2,)."
+            )
+        stop_token_ids = [preprocessor.tokenizer.end_token_id]
+    wanted = "stop_token_ids must be 'auto', None or a list of ids, found"
+    if isinstance(stop_token_ids, bytes | Mapping) or not isinstance(stop_token_ids, Iterable):
+        raise InputTypeError(f"{wanted} {stop_token_ids!r}.")
+    ids = list(stop_token_ids)
+    if not all(isinstance(each, Integral) and not isinstance(each, bool) for each in ids):
+        raise InputTypeError(f"{wanted} {stop_token_ids!r}.")
+    outside = [int(each) for each in ids if not 0 <= each < vocabulary_size]
+    if outside:
+        raise InputError(
+            f"stop_token_ids names {outside[0]}; this model's ids are 0 to {vocabulary_size - 1}."
+        )
+    return tuple(int(each) for each in ids)
+
+
+def check_length(max_length: Any, limit: int) -> None:
+    """Refuse a `max_length` beyond the model's positions; the preprocessor checks the rest.
+
+    Raises:
+        InputError: it is more than `limit`.
+    """
+    if isinstance(max_length, Integral) and int(max_length) > limit:
+        raise InputError(
+            f"max_length is {max_length}, but this model has {limit} positions. Give at most "
+            f"{limit}."
+        )
 
 
 def as_batches(inputs: Any) -> Iterable[Any] | None:

@@ -6,7 +6,6 @@ It joins a runner, a preprocessor and the loop. It knows no tensor name and no f
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +16,8 @@ from bart_onnx import cached_calls, samplers
 from bart_onnx.backbone import BartBackbone
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import InputError, InputTypeError
-from bart_onnx.fitting import Fitting, prepared
-from bart_onnx.generation import Generation, Request
+from bart_onnx.fitting import BATCH_SIZE, Fitting, Rows
+from bart_onnx.generation import Generation, Request, check_length, checked_stops
 from bart_onnx.locate import tokenizer_directory
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.presets import PRESETS
@@ -29,8 +28,6 @@ from bart_onnx.training_options import Checkpointing, EarlyStopping, FitOptions
 _UNSET: Any = object()
 
 _OPENING = ("precision", "device", "threads", "offline", "verify")
-
-_BATCH_SIZE = 32  # as in Keras
 
 # What keras' compile takes besides, and what changes how it computes but not what.
 _WITHOUT_MEANING = ("run_eagerly", "jit_compile", "steps_per_execution")
@@ -206,8 +203,8 @@ class OnnxBartSeq2SeqLM:
         if self.sampler is None:
             raise InputError('There is no sampler; call compile(sampler="greedy") or another.')
         if self.preprocessor is not None:
-            self._check_length(max_length)
-        stops = tuple(self._stop_token_ids(stop_token_ids))
+            check_length(max_length, self.config.max_sequence_length)
+        stops = checked_stops(stop_token_ids, self.preprocessor, self.config.vocabulary_size)
         request = Request(max_length, stops, strip_prompt, long_input)
         return Generation(self.runner, self.preprocessor, self.sampler, request).run(inputs)
 
@@ -255,7 +252,7 @@ class OnnxBartSeq2SeqLM:
         """Train, as Keras' fit does; generate uses the new weights afterwards. Needs torch.
 
         Args:
-            x, y, sample_weight: see `fitting.prepared`.
+            x, y, sample_weight: see `fitting.Rows.prepared`.
             batch_size: rows in a batch; None means 32. A dataset has its own.
             verbose: 0 draws no progress bar.
             callbacks: objects whose on_batch_end and on_epoch_end get a number and the figures.
@@ -274,39 +271,38 @@ class OnnxBartSeq2SeqLM:
         """
         if validation_split and self.preprocessor is not None:
             raise InputError("validation_split is for arrays; with texts, give validation_data.")
-        data, own = prepared(x, y, sample_weight, self.preprocessor)
-        if own is not None and batch_size is not None:
-            raise InputError("batch_size is given beside a dataset, whose batches have their own.")
+        rows = Rows.prepared(x, y, sample_weight, self.preprocessor, batch_size)
         options = FitOptions(
-            batch_size=own or batch_size or _BATCH_SIZE,
+            batch_size=rows.batch_size,
             epochs=epochs,
             initial_epoch=initial_epoch,
-            shuffle=shuffle and own is None,
+            shuffle=shuffle and not rows.is_dataset,
             seed=seed,
             early_stopping=early_stopping,
             checkpointing=checkpointing,
             show_progress=verbose != 0,
         )
-        validation = None
+        held = None
         if validation_data is not None:
-            validation = prepared([validation_data], None, None, self.preprocessor)[0]
-        return self._trained().fit(data, options, validation, validation_split, callbacks)
+            held = Rows.prepared([validation_data], None, None, self.preprocessor).data
+        return self._trained().fit(rows.data, options, held, validation_split, callbacks)
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
         """One step on all rows; "loss" and "sparse_categorical_accuracy" before it."""
-        return self._trained().train_on_batch(prepared(x, y, sample_weight, self.preprocessor)[0])
+        rows = Rows.prepared(x, y, sample_weight, self.preprocessor)
+        return self._trained().train_on_batch(rows.data)
 
     def evaluate(
         self, x: Any, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None
     ) -> dict[str, float]:
         """ "loss" (padding in its denominator, as Keras') and "sparse_categorical_accuracy"."""
-        data, own = prepared(x, y, sample_weight, self.preprocessor)
-        return self._trained().evaluate(data, own or batch_size or _BATCH_SIZE)
+        rows = Rows.prepared(x, y, sample_weight, self.preprocessor, batch_size)
+        return self._trained().evaluate(rows.data, rows.batch_size)
 
     def predict(self, x: Any, batch_size: int | None = None) -> NDArray[np.float32]:
         """Logits float32 [rows, target_length, vocabulary]."""
         arrays = x if self.preprocessor is None else self.preprocessor(x)[0]
-        logits: NDArray[np.float32] = self._trained().predict(arrays, batch_size or _BATCH_SIZE)
+        logits: NDArray[np.float32] = self._trained().predict(arrays, batch_size or BATCH_SIZE)
         return logits
 
     def save_to_preset(
@@ -330,39 +326,3 @@ class OnnxBartSeq2SeqLM:
         if self.sampler is None:
             raise InputError("The model is not compiled; call compile() first.")
         return self._fitting
-
-    def _stop_token_ids(
-        self, stop_token_ids: Collection[int] | Literal["auto"] | None
-    ) -> list[int]:
-        if stop_token_ids is None:
-            return []
-        if not isinstance(stop_token_ids, str):
-            return _checked_ids(stop_token_ids)
-        if stop_token_ids != "auto":
-            raise InputError(
-                f"stop_token_ids is {stop_token_ids!r}; give 'auto', None or a list of ids."
-            )
-        if self.preprocessor is None:
-            raise InputError(
-                'A `preprocessor` must be attached to the model if `stop_token_ids="auto"`. '
-                "Attach one, or give the ids that end a row, for example stop_token_ids=(2,)."
-            )
-        return _checked_ids([self.preprocessor.tokenizer.end_token_id])
-
-    def _check_length(self, max_length: int | None) -> None:
-        limit = self.config.max_sequence_length
-        # What is no integer the preprocessor refuses.
-        if isinstance(max_length, Integral) and max_length > limit:
-            raise InputError(
-                f"max_length is {max_length}, but this model has {limit} positions. Give at most "
-                f"{limit}."
-            )
-
-
-def _checked_ids(stop_token_ids: Any) -> list[int]:
-    ids = np.asarray(stop_token_ids)
-    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise InputTypeError(
-            f"stop_token_ids must be 'auto', None or a list of ids, found {stop_token_ids!r}."
-        )
-    return [int(token_id) for token_id in ids]

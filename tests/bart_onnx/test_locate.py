@@ -38,7 +38,7 @@ def test_a_bundle_directory(tiny_bundle):
 
 def test_a_published_bundle_needs_no_export(server, tiny_bundle, store, monkeypatch):
     server.add("someone/tiny", tiny_bundle)
-    monkeypatch.setattr("bart_onnx.seq2seq_lm.export_bundle", None)
+    monkeypatch.setattr("bart_onnx.backbone.export_bundle", None)
     assert generate("hf://someone/tiny") == "fox the"
     assert not store.exists()
     assert generate("hf://someone/tiny", offline=True) == "fox the"

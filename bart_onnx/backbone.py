@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bart_onnx.builder import assemble_bundle, export_bundle, export_command, save_preset
 from bart_onnx.bundle import Bundle
-from bart_onnx.config import BartConfig
+from bart_onnx.config import BACKBONE_ARGUMENTS, BartConfig
 from bart_onnx.decoding.arrays import checked_prompts
 from bart_onnx.errors import InputError, PresetError
 from bart_onnx.graphs import DECODER_SEQUENCE_OUTPUT, ENCODER_SEQUENCE_OUTPUT, LOGITS
@@ -32,16 +32,6 @@ from bart_onnx.store import user_path
 from bart_onnx.weights import weight_shapes
 
 Weights = Mapping[str, Callable[[], NDArray[np.float32]]]
-
-_ARGUMENTS = (
-    "vocabulary_size",
-    "num_layers",
-    "num_heads",
-    "hidden_dim",
-    "intermediate_dim",
-    "dropout",
-    "max_sequence_length",
-)
 
 
 class BartBackbone:
@@ -342,7 +332,7 @@ class BartBackbone:
                 "config": {"name": "float32"},
                 "registered_name": None,
             },
-            **{argument: getattr(self.config, argument) for argument in _ARGUMENTS},
+            **{argument: getattr(self.config, argument) for argument in BACKBONE_ARGUMENTS},
         }
 
     @classmethod
@@ -356,11 +346,11 @@ class BartBackbone:
         Raises:
             InputError: an override is no argument of the constructor.
         """
-        unknown = sorted(set(overrides) - set(_ARGUMENTS))
+        unknown = sorted(set(overrides) - set(BACKBONE_ARGUMENTS))
         if unknown:
             raise InputError(
                 f"BartBackbone has no argument {', '.join(unknown)}; arguments: "
-                f"{', '.join(_ARGUMENTS)}."
+                f"{', '.join(BACKBONE_ARGUMENTS)}."
             )
         config = dataclasses.replace(self.config, **overrides)
         return BartBackbone.from_weights(config, initialize(config))

@@ -9,6 +9,17 @@ from typing import Any
 
 from bart_onnx.errors import InputError
 
+# What KerasHub's BartBackbone is made from, and its presets hold.
+BACKBONE_ARGUMENTS = (
+    "vocabulary_size",
+    "num_layers",
+    "num_heads",
+    "hidden_dim",
+    "intermediate_dim",
+    "dropout",
+    "max_sequence_length",
+)
+
 # Far beyond any BART; a config that asks for more is a mistake or an attack.
 _LARGEST, _LARGEST_DEPTH = 10_000_000, 1_000
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.config import BartConfig
+from bart_onnx.config import BACKBONE_ARGUMENTS, BartConfig
 from bart_onnx.errors import InputError
 from bart_onnx.publish import staged
 from bart_onnx.tokenizer import BartTokenizer
@@ -39,15 +39,6 @@ _TOKENIZER_KEYS = (
     "sequence_length",
     "add_prefix_space",
     "unsplittable_tokens",
-)
-_BACKBONE_KEYS = (
-    "vocabulary_size",
-    "num_layers",
-    "num_heads",
-    "hidden_dim",
-    "intermediate_dim",
-    "dropout",
-    "max_sequence_length",
 )
 
 
@@ -149,7 +140,7 @@ def _metadata(config: BartConfig) -> dict[str, Any]:
 
 
 def _backbone(config: BartConfig) -> dict[str, Any]:
-    numbers = {name: getattr(config, name) for name in _BACKBONE_KEYS}
+    numbers = {name: getattr(config, name) for name in BACKBONE_ARGUMENTS}
     common = {"name": "bart_backbone", "trainable": True, "dtype": _policy("float32")}
     return _object("bart_backbone", "BartBackbone", {**common, **numbers})
 

@@ -81,7 +81,7 @@ def test_precision_must_be_known_and_the_bundles(tiny_bundle, monkeypatch):
     ("preset", "error", "says"),
     [
         (3, InputTypeError, "A preset is a string, found 3"),
-        ("bart_larg", PresetError, "one of: bart_base_en, bart_large_en, bart_large_en_cnn"),
+        ("bart_larg", PresetError, "bart_base_en, bart_large_en, bart_large_en_cnn"),
         ("facebook/bart-base", PresetError, "did you mean 'hf://facebook/bart-base'"),
         ("hf://", PresetError, "hf://"),
         ("hf://a/b/c", PresetError, "hf://"),

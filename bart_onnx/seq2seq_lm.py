@@ -44,6 +44,8 @@ class OnnxBartSeq2SeqLM:
     """
 
     presets = PRESETS
+    backbone_cls = BartBackbone
+    preprocessor_cls = BartSeq2SeqLMPreprocessor
     sampler: Sampler | None = None
 
     def __init__(
@@ -321,6 +323,21 @@ class OnnxBartSeq2SeqLM:
     def count_params(self) -> int:
         """How many numbers the weights hold."""
         return self.backbone.count_params()
+
+    def get_config(self) -> dict[str, Any]:
+        """Backbone, preprocessor and name, ready for JSON; weights and vocabulary are not in it."""
+        preprocessor = None if self.preprocessor is None else self.preprocessor.get_config()
+        backbone = self.backbone.get_config()
+        return {"backbone": backbone, "preprocessor": preprocessor, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> OnnxBartSeq2SeqLM:
+        """A model of random weights from what `get_config` gave."""
+        preprocessor = config["preprocessor"]
+        if preprocessor is not None:
+            preprocessor = BartSeq2SeqLMPreprocessor.from_config(preprocessor)
+        backbone = BartBackbone.from_config(config["backbone"])
+        return cls(backbone, preprocessor, name=config["name"])
 
     def _trained(self) -> Fitting:
         if self.sampler is None:

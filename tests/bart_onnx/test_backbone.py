@@ -152,6 +152,12 @@ def test_overrides_of_a_preset(golden):
     assert published.vocabulary_size == 50264
 
 
+def test_config_of_the_whole_model(lm):
+    again = OnnxBartSeq2SeqLM.from_config(json.loads(json.dumps(lm.get_config())))
+    assert again.get_config() == lm.get_config()
+    assert again.backbone.config == lm.backbone.config
+
+
 @pytest.mark.parametrize("format", ["keras", "huggingface"])
 def test_save_and_load_again(lm, tmp_path, format):
     lm.save_to_preset(tmp_path / "saved", format=format)

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.decoding.protocols import AnyState, Runner
-from bart_onnx.graphs import LOGITS
 
-# Source tokens that are decoded together. Larger batches gain little and take memory.
-_BATCH_TOKENS = 16_384
+# Tokens that the caches of rows decoded together may come to hold, source and result alike. Larger
+# batches gain little; one of bart-large takes up to 3 GB.
+_BATCH_TOKENS = 32_768
 # Logits that one step may give: 64 MiB.
 _BATCH_LOGITS = 1 << 24
 # Prompt tokens fed in one step: bounds the activations that a long prompt makes.
 _PROMPT_TOKENS = 64
-# Of BART's own start tokens the logits are no burden; a longer prompt's last token goes alone.
+# A step computes logits for all its tokens. For BART's own start tokens they are no burden; of a
+# longer prompt the last token goes alone.
 _START_TOKENS = 2
 
 IdArray = NDArray[np.int64]
@@ -89,8 +90,10 @@ def batches(prompts: Prompts, logits: int = 1, copies: int = 1) -> Iterator[NDAr
     rows = np.flatnonzero(prompts.prompt_lengths < prompts.decoder_token_ids.shape[1])
     rows = rows[np.argsort(-prompts.encoder_lengths[rows], kind="stable")]
     most = max(1, _BATCH_LOGITS // logits)
+    width = prompts.decoder_token_ids.shape[1]
     while len(rows):
-        count = max(1, _BATCH_TOKENS // (copies * int(prompts.encoder_lengths[rows[0]])))
+        tokens = copies * (int(prompts.encoder_lengths[rows[0]]) + width)
+        count = max(1, _BATCH_TOKENS // tokens)
         batch = rows[: min(count, most)]
         # Rows of one prompt length stand side by side, so that they share their prompt's steps.
         yield batch[np.argsort(prompts.prompt_lengths[batch], kind="stable")]
@@ -129,7 +132,7 @@ def read_prompts(
     for first, last in _runs(lengths):
         group = state.between(first, last)
         length = int(lengths[first])
-        for columns in _pieces(length, alone=LOGITS in wanted and length > _START_TOKENS):
+        for columns in _pieces(length, alone=length > _START_TOKENS):
             names = (*wanted, *always) if columns.stop == length else tuple(always)
             outputs = runner.step(group, token_ids[first:last, columns], names)
             yield slice(first, last), columns, outputs
@@ -171,7 +174,7 @@ def _runs(values: IdArray) -> Iterator[tuple[int, int]]:
 
 
 def _pieces(length: int, alone: bool) -> Iterator[slice]:
-    """Columns to feed at a time; the last one `alone` where its step makes much of each token."""
+    """Columns to feed at a time; the last one `alone` where that is asked."""
     together = length - 1 if alone else length
     for start in range(0, together, _PROMPT_TOKENS):
         yield slice(start, min(start + _PROMPT_TOKENS, together))

@@ -252,7 +252,7 @@ def test_how_texts_are_batched_changes_nothing(lm, make, monkeypatch):
         assert lm.generate(inputs) == together
     lm.compile(sampler=make())
     assert lm.generate(TEXTS[0]) == together[0]
-    monkeypatch.setattr("bart_onnx.decoding.prompts._BATCH_TOKENS", 20)
+    monkeypatch.setattr("bart_onnx.decoding.prompts._BATCH_TOKENS", 60)
     lm.compile(sampler=make())
     assert lm.generate(TEXTS) == together
 

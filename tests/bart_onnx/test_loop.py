@@ -107,7 +107,7 @@ def test_long_prompts_are_fed_in_pieces():
     generated = generate(
         runner, prompts([start[-1] + 1], [start], width=160), GreedySampler(), [END]
     )
-    assert runner.steps[:3] == [(1, 64), (1, 64), (1, 22)]
+    assert runner.steps[:4] == [(1, 64), (1, 64), (1, 21), (1, 1)]
     assert spelled(generated) == [[*start, start[-1] + 1, END]]
 
 
@@ -140,12 +140,12 @@ def test_fewest_moves(kept, order):
 
 
 def test_batches_keep_within_tokens_and_logits(monkeypatch):
-    monkeypatch.setattr("bart_onnx.decoding.prompts._BATCH_TOKENS", 12)
+    monkeypatch.setattr("bart_onnx.decoding.prompts._BATCH_TOKENS", 16)
     monkeypatch.setattr("bart_onnx.decoding.prompts._BATCH_LOGITS", 100)
-    some = prompts([1] * 6, [[1]] * 6, source_lengths=[2, 6, 1, 3, 1, 1])
+    some = prompts([1] * 6, [[1]] * 6, width=2, source_lengths=[2, 6, 1, 3, 1, 1])
     assert [rows.tolist() for rows in batches(some)] == [[1, 3], [0, 2, 4, 5]]
     assert [len(rows) for rows in batches(some, logits=40)] == [2, 2, 2]
-    assert [len(rows) for rows in batches(some, copies=2)] == [1, 2, 3]
+    assert [len(rows) for rows in batches(some, copies=2)] == [1, 1, 2, 2]
     assert [len(rows) for rows in batches(some, logits=1000, copies=100)] == [1] * 6
 
 

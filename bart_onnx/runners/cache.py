@@ -40,8 +40,9 @@ class OrtState:
         self.source_lengths = source_lengths
         self.version = 0
         self._lengths = np.zeros(rows, np.int64)
+        # Whose memory this is a part of, and which of its rows.
         self._whole: OrtState | None = None
-        self._span = slice(0, rows)
+        self._span = slice(0, 0)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -90,7 +91,6 @@ class OrtState:
         """Row r becomes rows r * count to r * count + count - 1; sources stay as they are."""
         self.own = [np.repeat(array, count, axis=0) for array in self.own]
         self._lengths = np.repeat(self._lengths, count)
-        self._span = slice(0, len(self._lengths))
         self.version += 1
 
     def select(self, rows: NDArray[np.intp], since: int = 0) -> None:
@@ -102,7 +102,7 @@ class OrtState:
         Args:
             since: a position before which each row has the same tokens as the row it replaces.
         """
-        beams = self.rows // len(self.source_lengths)
+        beams = self._beams
         sources = rows[::beams] // beams
         used = int(self._lengths.max(initial=0))
         self.own = _moved(self.own, rows, slice(since, used))
@@ -113,14 +113,21 @@ class OrtState:
             return
         self._lengths = self._lengths[rows]
         self.source_lengths = self.source_lengths[sources]
-        self._span = slice(0, len(rows))
+        # A part that was selected from has rows of its own, at the memory's old place.
+        self._whole = None
         self.version += 1
+
+    @property
+    def _beams(self) -> int:
+        """Rows of each source."""
+        return self.rows // max(1, len(self.source_lengths)) or 1
 
     def _share(self, whole: OrtState) -> None:
         self._whole = whole
+        sources = slice(self._span.start // whole._beams, self._span.stop // whole._beams)
         self.own = [array[self._span] for array in whole.own]
-        self.cross = [array[self._span] for array in whole.cross]
-        self.source_lengths = whole.source_lengths[self._span]
+        self.cross = [array[sources] for array in whole.cross]
+        self.source_lengths = whole.source_lengths[sources]
         self._lengths = whole._lengths[self._span]
         self.version += 1
 

@@ -314,3 +314,24 @@ def test_a_forked_process_opens_its_own_sessions(variant_bundles):
     child.join(timeout=60)
     assert child.exitcode == 0
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_part_that_was_selected_from_grows_with_its_own_rows(runner):
+    sources, lengths, tokens = random_rows(runner.config, 6)
+    expected = decode(runner, sources, lengths, tokens, [2, 70, 1])[LOGITS]
+    state = runner.encode(sources, lengths)
+    runner.step(state, tokens[:, :2], ())
+    part = state.between(2, 5)
+    part.select(np.array([0, 2]))
+    rows = [2, 4]
+    runner.step(part, tokens[rows, 2:72], ())
+    found = runner.step(part, tokens[rows, 72:73], (LOGITS,))[LOGITS]
+    np.testing.assert_array_equal(found[:, 0], expected[rows, 72])
+
+
+def test_a_state_may_lose_all_its_rows(runner):
+    sources, lengths, _ = random_rows(runner.config, 2)
+    state = runner.encode(sources, lengths)
+    for _ in range(2):
+        state.select(np.array([], np.intp))
+    assert state.lengths.tolist() == []

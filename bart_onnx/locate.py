@@ -21,7 +21,7 @@ from bart_onnx.errors import (
     PresetError,
 )
 from bart_onnx.presets import PRESETS
-from bart_onnx.store import bundle_path, preset_path
+from bart_onnx.store import bundle_path, preset_path, shipped_path
 
 PRECISIONS = ("fp32",)
 # Files that are a whole checkpoint: an archive, and the weights of a model alone.
@@ -46,7 +46,7 @@ def find_bundle(
         raise InputError(
             f"Precision {precision!r} is unknown; precisions: {', '.join(PRECISIONS)}."
         )
-    path = preset_path(preset)
+    path = shipped_path(preset) or preset_path(preset)
     if path is not None and is_bundle(path):
         return _in_precision(Bundle.open(path, verify), precision, preset)
     stored = bundle_path(preset, precision)
@@ -67,7 +67,7 @@ def tokenizer_directory(preset: str, offline: bool = False) -> Path:
         DownloadError: the hub did not answer.
     """
     check_preset(preset)
-    path = preset_path(preset)
+    path = shipped_path(preset) or preset_path(preset)
     for directory in (path, bundle_path(preset, "fp32")):
         if directory is not None and is_bundle(directory):
             return _tokenizer_of(Bundle.open(directory, verify=False))

@@ -14,7 +14,8 @@ class Preset:
     """One built-in preset.
 
     Attributes:
-        sources: URIs of checkpoints, in the order in which they are tried.
+        sources: URIs of checkpoints, in the order in which they are tried; none for a preset
+            whose bundle comes with this package.
         config: its numbers, as KerasHub's registry states them.
         description: one sentence for people.
     """
@@ -30,6 +31,11 @@ def _large(vocabulary_size: int) -> BartConfig:
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
+        "bart_tiny_en_g2p": Preset(
+            sources=(),
+            config=BartConfig(112, 2, 4, 128, 512, max_sequence_length=64),
+            description="Turns an English word into phonemes; comes with this package.",
+        ),
         "bart_base_en": Preset(
             sources=("kaggle://keras/bart/keras/bart_base_en/3", "hf://facebook/bart-base"),
             config=BartConfig(50265, 6, 12, 768, 3072),

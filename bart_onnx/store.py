@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from bart_onnx.errors import InputError
+from bart_onnx.presets import PRESETS
 
 
 def home() -> Path:
@@ -44,6 +45,18 @@ def preset_path(preset: str) -> Path | None:
         return path if preset and path.exists() else None
     except (InputError, OSError, ValueError):  # a name too long, or with a NUL, is no path
         return None
+
+
+def shipped_path(preset: str) -> Path | None:
+    """The bundle that comes with this package under a built-in name, or None.
+
+    In a wheel it lies in the package; in a checkout, in models/.
+    """
+    if preset not in PRESETS:
+        return None
+    package = Path(__file__).parent
+    places = (package / "shipped" / preset, package.parent / "models" / preset)
+    return next((place for place in places if (place / "manifest.json").is_file()), None)
 
 
 def bundle_path(preset: str, precision: str) -> Path:

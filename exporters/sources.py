@@ -8,7 +8,7 @@ from bart_onnx import hub, kaggle
 from bart_onnx.bundle import is_bundle
 from bart_onnx.errors import BartOnnxError, CheckpointError, MissingFileError, PresetError
 from bart_onnx.presets import PRESETS
-from bart_onnx.store import user_path
+from bart_onnx.store import shipped_path, user_path
 from exporters.checkpoints import bundle, hugging_face, keras
 from exporters.checkpoints.checkpoint import Checkpoint
 from exporters.checkpoints.local_files import read_json_object
@@ -26,6 +26,9 @@ def open_checkpoint(
         CheckpointError: the files are damaged, contradict each other or are no BART.
         MissingFileError, PresetError, DownloadError: the files could not be had.
     """
+    shipped = shipped_path(preset)
+    if shipped is not None:
+        return bundle.read(shipped)
     if preset not in PRESETS:
         return _open_source(preset, allow_pickle, offline, progress)
     failures: list[str] = []

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -16,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("bart_onnx", "exporters")
+SHIPPED = "bart_tiny_en_g2p"
 EXTRAS = {"cpu", "gpu", "export", "tensorrt", "hub", "serve", "ray", "test"}
 
 
@@ -27,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for package in (*PACKAGES, "tests", "scripts"):
+    for package in (*PACKAGES, "models", "tests", "scripts"):
         ignore = shutil.ignore_patterns("__pycache__", "data")
         shutil.copytree(ROOT / package, source / package, ignore=ignore)
     target = tmp_path_factory.mktemp("wheel")
@@ -67,6 +69,36 @@ def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:
     strangers = {top for top in tops if not top.endswith(".dist-info")} - set(PACKAGES)
     assert not strangers
     assert any(re.fullmatch(r"[^/]+\.dist-info/licenses/LICENSE", name) for name in names)
+
+
+def test_the_shipped_preset_is_in_the_wheel(names: list[str]) -> None:
+    directory = ROOT / "models" / SHIPPED
+    files = {
+        f"bart_onnx/shipped/{path.relative_to(directory.parent).as_posix()}"
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+    assert f"bart_onnx/shipped/{SHIPPED}/manifest.json" in files
+    assert {name for name in names if name.startswith("bart_onnx/shipped/")} == files
+
+
+def test_the_wheel_runs_the_first_block_of_the_readme_offline(wheel: Path, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert block is not None
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    constraints = ["-c", ROOT / "constraints.txt"]
+    subprocess.run([*install, *constraints, f"{wheel}[cpu]"], check=True)
+    environment = {"HOME": str(tmp_path), "http_proxy": "http://127.0.0.1:9", "PATH": ""}
+    environment["https_proxy"] = environment["http_proxy"]
+    done = subprocess.run(
+        [python, "-c", block[1]], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert done.stderr == ""
 
 
 def test_the_core_asks_for_numpy_and_tokenizers_only(metadata: Message) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.errors import InputError, InputTypeError
+from bart_onnx.keras_objects import keras_object, write_keras_object
 from bart_onnx.locate import tokenizer_directory
 from bart_onnx.packing import (
     ENCODER_SPECIALS,
@@ -149,18 +150,19 @@ class BartSeq2SeqLMPreprocessor:
             own["tokenizer"] = BartTokenizer.from_config(own["tokenizer"]["config"])
         return cls(**own)
 
+    def save_to_preset(self, directory: str | Path) -> None:
+        """Write preprocessor.json and the tokenizer's files, as a Keras preset has them."""
+        path = Path(directory) / self.config_file
+        write_keras_object(path, "BartSeq2SeqLMPreprocessor", self.get_config())
+        self.tokenizer.save_to_preset(directory)
+
     def get_config(self) -> dict[str, Any]:
         """Every option and the tokenizer's config, ready for JSON."""
         config = {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras_dtype("float32"),
-            "tokenizer": {
-                "module": "keras_hub.src.models.bart.bart_tokenizer",
-                "class_name": "BartTokenizer",
-                "config": self.tokenizer.get_config(),
-                "registered_name": "keras_hub>BartTokenizer",
-            },
+            "tokenizer": keras_object("BartTokenizer", self.tokenizer.get_config()),
             "config_file": self.config_file,
             "encoder_sequence_length": self.encoder_sequence_length,
             "decoder_sequence_length": self.decoder_sequence_length,

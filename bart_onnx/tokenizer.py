@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from bart_onnx import tokenizer_files as files
 from bart_onnx.bpe import END_TOKEN, PAD_TOKEN, START_TOKEN, AddedToken, BytePairEncoding
 from bart_onnx.errors import InputError
+from bart_onnx.keras_objects import write_keras_object
 from bart_onnx.locate import tokenizer_directory
 from bart_onnx.text_inputs import as_id_rows, as_texts
 from bart_onnx.tokenizer_options import TokenizerOptions, check_ids_fit, checked_length
@@ -153,6 +154,12 @@ class BartTokenizer:
         """Write `vocabulary.json` and `merges.txt` into a directory, which is made if need be."""
         encoding = self._require_encoding()
         files.write_assets(Path(dir_path), encoding.vocabulary, encoding.merges)
+
+    def save_to_preset(self, directory: str | Path) -> None:
+        """Write tokenizer.json and assets/tokenizer/, as a Keras preset has them."""
+        path = Path(directory) / self.config_file
+        write_keras_object(path, "BartTokenizer", self.get_config())
+        self.save_assets(path.parent / "assets" / "tokenizer")
 
     def load_assets(self, dir_path: str | Path) -> None:
         """Read what `save_assets` wrote; options stay as they are.

@@ -29,6 +29,7 @@ FLOORS = {
     "bart_onnx.weights": 1,
     "bart_onnx.bpe": 2,
     "bart_onnx.graphs": 2,
+    "bart_onnx.keras_objects": 2,
     "bart_onnx.packing": 2,
     "bart_onnx.samplers*": 2,
     "bart_onnx.text_inputs": 2,

@@ -174,6 +174,16 @@ def test_save_and_load_again(lm, tmp_path, format):
         lm.save_to_preset(tmp_path / "other", format="gguf")
 
 
+def test_tokenizer_and_preprocessor_are_saved_by_themselves(lm, golden, tmp_path):
+    kind = type(lm.preprocessor)
+    lm.preprocessor.save_to_preset(tmp_path / "preset")
+    again = kind.from_preset(str(tmp_path / "preset"))
+    assert again.get_config() == lm.preprocessor.get_config()
+    assert again.tokenizer.vocabulary == lm.preprocessor.tokenizer.vocabulary
+    written = json.loads((tmp_path / "preset" / "tokenizer.json").read_text())
+    assert written == json.loads((golden / "keras_preset" / "tokenizer.json").read_text())
+
+
 def texts():
     return {"encoder_text": ["the fox", "two cat sat"], "decoder_text": ["fox the", "sat cat two"]}
 

@@ -5,6 +5,7 @@
     |  |- InputTypeError(TypeError)           ... is of the wrong type
     |  |- InputKeyError(KeyError)             ... lacks an entry
     |  `- InputTooLongError                   ... has more tokens than the model has positions
+    |- DecodingError(ValueError)              rows that could not be decoded; it holds the others
     |- PresetError(ValueError)                no preset answers to that name
     |- MissingFileError(FileNotFoundError)    a file that must be there is not
     |- CheckpointError(ValueError)            a checkpoint that is damaged or is no BART
@@ -21,6 +22,9 @@ A message says what was asked, what was found and what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class BartOnnxError(Exception):
@@ -45,6 +49,20 @@ class InputKeyError(InputError, KeyError):
 
 class InputTooLongError(InputError):
     """An input has more tokens than the model has positions."""
+
+
+class DecodingError(BartOnnxError, ValueError):
+    """Some rows could not be decoded; the others were.
+
+    Attributes:
+        failed: row -> what went wrong.
+        results: what the call would have given, with None for those rows.
+    """
+
+    def __init__(self, message: str, failed: Mapping[int, str], results: Any) -> None:
+        super().__init__(message)
+        self.failed = dict(failed)
+        self.results = results
 
 
 class PresetError(BartOnnxError, ValueError):

@@ -5,21 +5,27 @@ It knows the documented forms of inputs and results. It knows no file and no dev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.decoding.arrays import checked_prompts, joined, merge_results
-from bart_onnx.decoding.loop import generate
+from bart_onnx.decoding.loop import generate, watch
+from bart_onnx.decoding.prompts import Generated, Prompts
 from bart_onnx.decoding.protocols import Runner
+from bart_onnx.documents import Documents, LongInput, SplitTexts, joined_texts
 from bart_onnx.errors import InputError, InputTypeError
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
+from bart_onnx.reporting import Reporter
+from bart_onnx.reporting import joined as joined_results
+from bart_onnx.results import Report, Result
 from bart_onnx.samplers import BeamSampler, Sampler
 from bart_onnx.samplers.draws import CallDraws
+from bart_onnx.streaming import NO_TEXT, ONE_TEXT, Pieces, decoder
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -31,7 +37,9 @@ class Request:
     max_length: int | None
     stop_token_ids: tuple[int, ...]
     strip_prompt: bool
-    long_input: Literal["truncate", "error"] | None
+    long_input: LongInput | None
+    overlap_sentences: int = 1
+    report: Report | None = None
 
 
 class Generation:
@@ -58,6 +66,8 @@ class Generation:
     def run(self, inputs: Any) -> Any:
         """The results of one batch, or of an iterable of batches, concatenated."""
         batches = as_batches(inputs)
+        if self._request.report is not None:
+            return self._results(inputs, batches, self._request.report)
         if self._preprocessor is None:
             if batches is None:
                 return self._from_arrays(inputs)
@@ -72,6 +82,33 @@ class Generation:
         log_probs = np.concatenate([self._no_log_probs(), *(part for _, part, _ in parts)])
         return self._result(texts, log_probs)
 
+    def stream(self, inputs: Any) -> Generator[str, None, None]:
+        """Pieces of the text of one input, as they become certain."""
+        preprocessor = self._preprocessor
+        if preprocessor is None:
+            raise InputError(NO_TEXT)
+        texts = SplitTexts(inputs, self._documents(preprocessor))
+        if texts.batched:
+            raise InputTypeError(ONE_TEXT)
+        arrays, _ = self._arrays_of(texts.pieces, preprocessor)
+        prompts = checked_prompts(arrays, self._runner.config)
+        starts = (
+            prompts.prompt_lengths
+            if self._request.strip_prompt
+            else np.zeros_like(prompts.prompt_lengths)
+        )
+        tokenizer = preprocessor.tokenizer
+        decoded = decoder(tokenizer.decode_batch, tokenizer.special_token_ids)
+        pieces = Pieces(decoded, len(texts.encoder_pieces))
+        stops = self._request.stop_token_ids
+        for progress in watch(self._runner, prompts, self._sampler, stops):
+            rows = zip(progress.numbers, progress.lengths, progress.ended, strict=True)
+            for number, length, ended in rows:
+                ids = progress.token_ids[number, starts[number] : length].astype(np.int64)
+                pieces.grow(int(number), ids, bool(ended))
+            if piece := pieces.next_piece():
+                yield piece
+
     def _result(self, texts: Any, log_probs: Any) -> Any:
         return texts if self._num_beams is None else (texts, log_probs)
 
@@ -79,13 +116,9 @@ class Generation:
         self, inputs: Any, preprocessor: BartSeq2SeqLMPreprocessor
     ) -> tuple[list[Any], NDArray[np.float32], bool]:
         """Texts, or lists of a text for each beam; log-probabilities; whether it was a batch."""
-        arrays = preprocessor.generate_preprocess(
-            inputs,
-            sequence_length=self._request.max_length,
-            long_input=self._request.long_input,
-        )
-        batched = np.ndim(arrays["decoder_token_ids"]) == 2
-        arrays = {name: np.atleast_2d(array) for name, array in arrays.items()}
+        if self._request.long_input == "split":
+            return self._joined_texts(inputs, preprocessor)
+        arrays, batched = self._arrays_of(inputs, preprocessor)
         if not len(arrays["decoder_token_ids"]):
             return [], self._no_log_probs(), batched
         results = self._from_arrays(arrays)
@@ -94,7 +127,70 @@ class Generation:
         texts: list[str] = preprocessor.generate_postprocess(results)
         return texts, np.zeros((len(texts), 1), np.float32), batched
 
+    def _arrays_of(
+        self, inputs: Any, preprocessor: BartSeq2SeqLMPreprocessor
+    ) -> tuple[Arrays, bool]:
+        """The arrays of texts, and whether they came as a batch."""
+        long_input = self._request.long_input
+        arrays = preprocessor.generate_preprocess(
+            inputs,
+            sequence_length=self._request.max_length,
+            long_input="error" if long_input == "split" else long_input,
+        )
+        batched = np.ndim(arrays["decoder_token_ids"]) == 2
+        return {name: np.atleast_2d(array) for name, array in arrays.items()}, batched
+
+    def _joined_texts(
+        self, inputs: Any, preprocessor: BartSeq2SeqLMPreprocessor
+    ) -> tuple[list[Any], NDArray[np.float32], bool]:
+        """As `_from_texts`, each text split into parts whose outputs are joined."""
+        if self._num_beams is not None:
+            raise InputError('long_input="split" joins one text of each part; not all beams.')
+        split = SplitTexts(inputs, self._documents(preprocessor))
+        arrays, _ = self._arrays_of(split.pieces, preprocessor)
+        texts: list[str] = []
+        if split.texts:
+            texts = preprocessor.generate_postprocess(self._from_arrays(arrays))
+        joined_up = [joined_texts(own) for own, _, _ in split.by_text(texts)]
+        return joined_up, np.zeros((len(joined_up), 1), np.float32), split.batched
+
+    def _documents(self, preprocessor: BartSeq2SeqLMPreprocessor) -> Documents:
+        return Documents(preprocessor, self._request.long_input, self._request.overlap_sentences)
+
+    def _results(self, inputs: Any, batches: Iterable[Any] | None, report: Report) -> list[Result]:
+        """A Result for each input."""
+        if self._num_beams is not None:
+            raise InputError("return_dict gives the best beam; not with return_all_beams.")
+        preprocessor, found = self._preprocessor, []
+        reporter = Reporter(self._runner, preprocessor, self._request.strip_prompt, report)
+        for batch in [inputs] if batches is None else batches:
+            if preprocessor is None:
+                found += self._reported(batch, reporter)
+                continue
+            split = SplitTexts(batch, self._documents(preprocessor))
+            if not split.texts:
+                continue
+            arrays, _ = self._arrays_of(split.pieces, preprocessor)
+            results = self._reported(arrays, reporter)
+            found += [joined_results(*each) for each in split.by_text(results)]
+        return found
+
+    def _reported(self, inputs: Any, reporter: Reporter) -> list[Result]:
+        """A Result for each row of arrays."""
+        prompts, generated = self._generated(inputs)
+        ends = zip(generated.token_ids, generated.lengths.tolist(), strict=True)
+        sequences = [ids[:length].astype(np.int64) for ids, length in ends]
+        ends = zip(prompts.encoder_token_ids, prompts.encoder_lengths.tolist(), strict=True)
+        sources = [ids[:length] for ids, length in ends]
+        stops = self._request.stop_token_ids
+        return reporter.of_sequences(sources, sequences, prompts.prompt_lengths, stops)
+
     def _from_arrays(self, inputs: Any) -> Arrays:
+        prompts, generated = self._generated(inputs)
+        strip_prompt = self._request.strip_prompt
+        return merge_results(inputs, prompts, generated, strip_prompt, self._pad_token_id)
+
+    def _generated(self, inputs: Any) -> tuple[Prompts, Generated]:
         prompts = checked_prompts(inputs, self._runner.config)
         if self._draws is None and self._sampler.draws is not None:
             self._draws = self._sampler.draws.next_call()
@@ -107,8 +203,7 @@ class Generation:
             self._rows,
         )
         self._rows += len(generated.token_ids)
-        strip_prompt = self._request.strip_prompt
-        return merge_results(inputs, prompts, generated, strip_prompt, self._pad_token_id)
+        return prompts, generated
 
     @property
     def _pad_token_id(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.config import BartConfig
-from bart_onnx.decoding.prompts import Generated, Prompts
+from bart_onnx.decoding.prompts import Generated, IdArray, Prompts
 from bart_onnx.errors import InputError, InputKeyError, InputTooLongError, InputTypeError
 
 _SIDES = ("encoder", "decoder")
@@ -50,6 +50,31 @@ def checked_prompts(inputs: Any, config: BartConfig) -> Prompts:
             f"{config.max_sequence_length} positions."
         )
     return Prompts(encoder_token_ids, encoder_lengths, decoder_token_ids, prompt_lengths)
+
+
+def checked_sources(inputs: Any, config: BartConfig) -> tuple[list[IdArray], list[IdArray] | None]:
+    """Ids of each row's source, and of its prompt; None where the decoder's arrays are absent.
+
+    Args:
+        inputs: as `checked_prompts` takes them; "decoder_token_ids" and "decoder_padding_mask"
+            may both be absent.
+
+    Raises:
+        InputTypeError, InputKeyError, InputError, InputTooLongError: as `checked_prompts`.
+    """
+    if isinstance(inputs, Mapping) and not any(name in inputs for name in _keys()[2:]):
+        missing = [name for name in _keys()[:2] if name not in inputs]
+        if missing:
+            raise InputKeyError(f"The inputs lack {', '.join(missing)}. Add what is missing.")
+        token_ids, lengths = _side("encoder", inputs, config)
+        return _rows(token_ids, lengths), None
+    prompts = checked_prompts(inputs, config)
+    sources = _rows(prompts.encoder_token_ids, prompts.encoder_lengths)
+    return sources, _rows(prompts.decoder_token_ids, prompts.prompt_lengths)
+
+
+def _rows(token_ids: IdArray, lengths: IdArray) -> list[IdArray]:
+    return [ids[:length] for ids, length in zip(token_ids, lengths.tolist(), strict=True)]
 
 
 def merge_results(

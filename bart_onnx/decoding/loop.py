@@ -7,7 +7,7 @@ of their own; `generate` is the way to all.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Generic
 
@@ -60,9 +60,48 @@ def generate(
         return beam_search(runner, prompts, sampler, stops)
     if isinstance(sampler, ContrastiveSampler):
         return contrastive_search(runner, prompts, sampler, stops)
-    if draws is None and sampler.draws is not None:
-        draws = sampler.draws.next_call()
-    return _Sampling(runner, prompts, sampler, stops, draws, first_row).run()
+    sampling = _Sampling(runner, prompts, sampler, stops, draws, first_row)
+    for _ in sampling.steps():
+        pass
+    return sampling.generated
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Rows that have just got a token.
+
+    Attributes:
+        token_ids: of all prompts, int64 [prompts, width].
+        numbers: which of the prompts have, [rows].
+        lengths: how many tokens each of them has, [rows].
+        ended: which of them have come to their end, [rows].
+    """
+
+    token_ids: IdArray
+    numbers: NDArray[np.intp]
+    lengths: IdArray
+    ended: NDArray[np.bool_]
+
+
+def watch(
+    runner: Runner[AnyState],
+    prompts: Prompts,
+    sampler: Sampler,
+    stop_token_ids: Collection[int] = (),
+) -> Iterator[Progress]:
+    """Generate, and tell of every step; closing the iterator frees what it holds.
+
+    Samplers that look at several rows at once tell of their end only.
+    """
+    if isinstance(sampler, BeamSampler | ContrastiveSampler):
+        found = generate(runner, prompts, sampler, stop_token_ids)
+        rows = np.arange(len(found.lengths))
+        yield Progress(found.token_ids, rows, found.lengths, np.ones(len(rows), bool))
+        return
+    _check_overrides(sampler)
+    sampler.check_vocabulary(runner.config.vocabulary_size)
+    stops = np.array(sorted(stop_token_ids), np.int64)
+    yield from _Sampling(runner, prompts, sampler, stops, None, 0).steps()
 
 
 def _check_overrides(sampler: Sampler) -> None:
@@ -110,19 +149,26 @@ class _Sampling(Generic[AnyState]):
         first_row: int,
     ) -> None:
         self._runner, self._prompts, self._sampler, self._stops = runner, prompts, sampler, stops
+        if draws is None and sampler.draws is not None:
+            draws = sampler.draws.next_call()
         self._draws, self._first_row = draws, first_row
         self._token_ids = prompts.decoder_token_ids.copy()
         self._width = self._token_ids.shape[1]
         self._lengths = np.full(len(self._token_ids), self._width, np.int64)
 
-    def run(self) -> Generated:
+    @property
+    def generated(self) -> Generated:
+        """What has been generated, after the last step."""
+        return Generated(self._token_ids, self._lengths)
+
+    def steps(self) -> Iterator[Progress]:
+        """Run; after each step what it has come to."""
         vocabulary_size = self._runner.config.vocabulary_size
         logits = vocabulary_size if LOGITS in self._sampler.wanted else 1
         for numbers in batches(self._prompts, logits):
-            self._run_batch(numbers)
-        return Generated(self._token_ids, self._lengths)
+            yield from self._run_batch(numbers)
 
-    def _run_batch(self, numbers: NDArray[np.intp]) -> None:
+    def _run_batch(self, numbers: NDArray[np.intp]) -> Iterator[Progress]:
         """Fill these rows of the token ids and set their lengths."""
         rows = _Rows(numbers, self._prompts.prompt_lengths[numbers], np.arange(len(numbers)))
         uniforms = None
@@ -135,6 +181,7 @@ class _Sampling(Generic[AnyState]):
             self._token_ids[rows.numbers, rows.positions] = next_ids
             rows.positions += 1
             alive = ~np.isin(next_ids, self._stops) & (rows.positions < self._width)
+            yield Progress(self._token_ids, rows.numbers, rows.positions, ~alive)
             if not alive.all():
                 self._lengths[rows.numbers[~alive]] = rows.positions[~alive]
                 order = fewest_moves(alive)

@@ -59,5 +59,19 @@ class CallDraws:
         for row in rows:
             philox = np.random.Philox(key=self.key, counter=[0, row, self.call, 0])
             streams.append(philox.random_raw(width))
-        raw = np.array(streams, np.uint64).reshape(-1, width)
-        return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return _shares(np.array(streams, np.uint64).reshape(-1, width))
+
+    def noise(self, row: int, position: int, width: int) -> NDArray[np.float64]:
+        """Gumbel noise for `width` candidates of a row at a position, float64 [width].
+
+        Its stream is another than that of `uniforms`: the counter's last word holds the position.
+        """
+        philox = np.random.Philox(key=self.key, counter=[0, row, self.call, 1 + position])
+        # Never 0, whose logarithm there is none of.
+        shares = _shares(np.asarray(philox.random_raw(width), np.uint64)) + 2.0**-54
+        return np.asarray(-np.log(-np.log(shares)))
+
+
+def _shares(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1) of 53 bits."""
+    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,195 @@
+"""One call of generate() by the checkpoint's generation config, with transformers' rules.
+
+It knows the documented forms of inputs and results, as `generation` does for KerasHub's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.decoding.arrays import checked_sources
+from bart_onnx.decoding.decode import decode
+from bart_onnx.decoding.options import DecodingOptions
+from bart_onnx.decoding.prompts import Prompts
+from bart_onnx.decoding.protocols import Runner
+from bart_onnx.decoding.scoring import Scoring
+from bart_onnx.decoding.search import Hypothesis, Search, Task
+from bart_onnx.documents import Documents, LongInput, SplitTexts
+from bart_onnx.errors import InputError
+from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
+from bart_onnx.reporting import Reporter
+from bart_onnx.results import Report
+from bart_onnx.samplers.draws import CallDraws, Draws
+from bart_onnx.stop_strings import StopStrings
+
+IdArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked besides the inputs; see `OnnxBartSeq2SeqLM.generate`.
+
+    Attributes:
+        prompts: ids that each row begins with; None where the inputs say it.
+        report: what to tell besides; None for texts alone.
+    """
+
+    options: DecodingOptions
+    strip_prompt: bool = False
+    long_input: LongInput | None = None
+    overlap_sentences: int = 1
+    prompts: Sequence[Sequence[int]] | None = None
+    report: Report | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of inputs, brought to ids.
+
+    Attributes:
+        sources: ids of each row's source.
+        prompts: ids that each row's output begins with.
+        texts: the texts that the rows are parts of; None where the inputs were arrays.
+    """
+
+    sources: list[IdArray]
+    prompts: list[IdArray]
+    texts: SplitTexts | None
+
+
+class ConfiguredCall:
+    """One call. Its batches share one stretch of random numbers."""
+
+    def __init__(
+        self, runner: Runner[Any], preprocessor: BartSeq2SeqLMPreprocessor | None, asked: Asked
+    ) -> None:
+        self._runner, self._preprocessor, self._asked = runner, preprocessor, asked
+        options = asked.options
+        if options.stop_strings and preprocessor is None:
+            raise InputError("stop_strings needs a preprocessor, whose tokenizer knows the texts.")
+        self._scoring = Scoring(options, runner.config.vocabulary_size)
+        self._draws: CallDraws | None = None
+        if options.do_sample:
+            self._draws = Draws(options.seed).next_call()
+        self._rows = 0
+        self._reporter = Reporter(
+            runner, preprocessor, asked.strip_prompt, asked.report or Report()
+        )
+
+    @property
+    def reporter(self) -> Reporter:
+        """What makes texts and results of this call's sequences."""
+        return self._reporter
+
+    def searches(self, batch: Batch) -> Iterator[Search]:
+        """See `decoding.decode.decode`; rows are numbered as the batch's."""
+        prompts, limits = self._checked_prompts(batch)
+        options, preprocessor = self._asked.options, self._preprocessor
+        completes = None
+        if options.stop_strings and preprocessor is not None:
+            completes = StopStrings(options.stop_strings, preprocessor.tokenizer).completes
+        report = self._asked.report
+        task = Task(
+            options,
+            self._scoring,
+            completes,
+            self._draws,
+            self._rows,
+            log_probs=report is not None,
+            top_log_probs=0 if report is None else report.top_log_probs,
+        )
+        self._rows += len(batch.sources)
+        return decode(self._runner, prompts, limits, task)
+
+    def run(self, batch: Batch) -> tuple[list[tuple[Hypothesis, ...]], dict[int, str]]:
+        """Hypotheses of every row, () of those that failed; and why those did."""
+        found: dict[int, tuple[Hypothesis, ...]] = {}
+        failed: dict[int, str] = {}
+        for search in self.searches(batch):
+            found |= search.finished
+            failed |= search.failed
+        return [found.get(row, ()) for row in range(len(batch.sources))], failed
+
+    def from_texts(self, inputs: Any) -> Batch:
+        """Texts, or {"encoder_text", "decoder_text"}, as ids."""
+        assert self._preprocessor is not None
+        asked = self._asked
+        documents = Documents(self._preprocessor, asked.long_input, asked.overlap_sentences)
+        texts = SplitTexts(inputs, documents)
+        encoder = texts.encoder_pieces
+        arrays = self._preprocessor.generate_preprocess(encoder, long_input=documents.of_parts)
+        lengths = arrays["encoder_padding_mask"].sum(axis=1)
+        sources = [
+            ids[:length].astype(np.int64)
+            for ids, length in zip(arrays["encoder_token_ids"], lengths.tolist(), strict=True)
+        ]
+        return Batch(sources, self._prompts(list(map(self._prompt_of, texts.prompts))), texts)
+
+    def from_arrays(self, inputs: Any) -> Batch:
+        """Arrays as ids; those of the decoder may be absent."""
+        sources, prompts = checked_sources(inputs, self._runner.config)
+        start = np.array([self._asked.options.decoder_start_token_id], np.int64)
+        own = [start] * len(sources) if prompts is None else prompts
+        return Batch(sources, self._prompts(own), None)
+
+    def _prompt_of(self, text: str) -> IdArray:
+        """BART's start tokens and the text's; the start token alone where there is no text."""
+        assert self._preprocessor is not None
+        start = self._asked.options.decoder_start_token_id
+        if not text:
+            return np.array([start], np.int64)
+        tokenizer = self._preprocessor.tokenizer
+        begin = [] if tokenizer.start_token_id is None else [tokenizer.start_token_id]
+        return np.array([start, *begin, *tokenizer.encode_batch([text])[0]], np.int64)
+
+    def _prompts(self, own: list[IdArray]) -> list[IdArray]:
+        """The prompts asked for by id, else the inputs' own; each begins with the start token.
+
+        As in transformers, the start token is put before one that lacks it.
+        """
+        asked = self._asked.prompts
+        if asked is not None:
+            if len(asked) != len(own):
+                raise InputError(
+                    f"decoder_input_ids has {len(asked)} rows for {len(own)} inputs; give one each."
+                )
+            own = [np.array(ids, np.int64).reshape(-1) for ids in asked]
+        start = self._asked.options.decoder_start_token_id
+        return [
+            ids if len(ids) and ids[0] == start else np.concatenate([[start], ids]) for ids in own
+        ]
+
+    def _checked_prompts(self, batch: Batch) -> tuple[Prompts, IdArray]:
+        """Prompts in one array wide enough for the longest output, and each row's limit."""
+        config, options = self._runner.config, self._asked.options
+        limits = np.array(
+            [options.limit(len(ids), config.max_sequence_length) for ids in batch.prompts], np.int64
+        )
+        for row, (ids, limit) in enumerate(zip(batch.prompts, limits.tolist(), strict=True)):
+            if len(ids) >= limit:
+                raise InputError(
+                    f"The prompt of row {row} has {len(ids)} tokens, and max_length is {limit}; "
+                    "there is no room for one more. Raise max_length, or shorten the prompt."
+                )
+            if ids.min() < 0 or ids.max() >= config.vocabulary_size:
+                raise InputError(
+                    f"The prompt of row {row} has an id outside this model's, 0 to "
+                    f"{config.vocabulary_size - 1}."
+                )
+        width = int(limits.max(initial=0))
+        token_ids = np.full((len(limits), width), config.pad_token_id, np.int64)
+        for line, ids in zip(token_ids, batch.prompts, strict=True):
+            line[: len(ids)] = ids
+        lengths = np.array([len(ids) for ids in batch.prompts], np.int64)
+        source_lengths = np.array([len(ids) for ids in batch.sources], np.int64)
+        sources = np.full(
+            (len(lengths), int(source_lengths.max(initial=0))), config.pad_token_id, np.int64
+        )
+        for line, ids in zip(sources, batch.sources, strict=True):
+            line[: len(ids)] = ids
+        return Prompts(sources, source_lengths, token_ids, lengths), limits

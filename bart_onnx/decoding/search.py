@@ -1,0 +1,280 @@
+"""What beam search and single rows have in common: rows in flight, and what they were found to be.
+
+A search holds the tokens of some sources, several copies of each. It is given the outputs of each
+step and says what to feed next; the driver moves the caches. So it knows no runner and no state,
+and other drivers may mix searches.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.decoding.candidates import Outputs
+from bart_onnx.decoding.histories import Histories, IdArray
+from bart_onnx.decoding.options import DecodingOptions
+from bart_onnx.decoding.prompts import Prompts
+from bart_onnx.decoding.scoring import Scoring, chosen_log_probs
+from bart_onnx.graphs import LOG_SUM_EXP, LOGITS, TOP_LOGITS, TOP_TOKEN_IDS
+from bart_onnx.samplers.draws import CallDraws
+
+FinishReason = Literal["stop", "length"]
+
+# Whether a token completes a stop string: (tokens before it [length], the token).
+Completes = Callable[[IdArray, int], bool]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One finished sequence.
+
+    Attributes:
+        token_ids: int64 [length], from the decoder's first token on.
+        prompt_length: how many of them are the prompt's.
+        score: what it is ranked by: under beams the sum of its scores, after rules, over
+            length ** length_penalty; else the sum of the model's own log-probabilities.
+        finish_reason: "stop" at an end token or stop string, "length" at the limit.
+        log_probs: float32 [length - prompt_length], the model's own, before rules; None if nobody
+            asked.
+        top_ids, top_log_probs: [length - prompt_length, n] of the n likeliest tokens there.
+    """
+
+    token_ids: IdArray
+    prompt_length: int
+    score: float
+    finish_reason: FinishReason
+    log_probs: NDArray[np.float32] | None = None
+    top_ids: IdArray | None = None
+    top_log_probs: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a call asks of every row.
+
+    Attributes:
+        completes: tells a stop string's last token; None where there are none.
+        draws: random numbers, where tokens are drawn; row r's are those of `first_row` + r.
+        top_log_probs: how many likeliest tokens to note at each place.
+        log_probs: whether to note the log-probability of each token.
+    """
+
+    options: DecodingOptions
+    scoring: Scoring
+    completes: Completes | None = None
+    draws: CallDraws | None = None
+    first_row: int = 0
+    log_probs: bool = False
+    top_log_probs: int = 0
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The decoder-step outputs that are read."""
+        noted = (TOP_LOGITS, TOP_TOKEN_IDS, LOG_SUM_EXP, LOGITS) if self.log_probs else ()
+        return tuple(dict.fromkeys((*self.scoring.wanted, *noted)))
+
+
+@dataclass
+class Rows:
+    """Sources in flight.
+
+    Attributes:
+        numbers: which of the call's inputs they are, [sources].
+        lengths: tokens of each, prompt included, [sources].
+        prompt_lengths, limits: [sources].
+        sources: each one's line in the search's source ids, [sources].
+        tracks: what is written of every copy, [sources, copies, width, ...]: "token_ids", and
+            "log_probs", "top_ids" and "top_log_probs" where they are noted.
+    """
+
+    numbers: NDArray[np.intp]
+    lengths: IdArray
+    prompt_lengths: IdArray
+    limits: IdArray
+    sources: IdArray
+    tracks: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    def take(self, order: NDArray[np.intp]) -> None:
+        """Keep those sources, in that order."""
+        self.numbers, self.lengths = self.numbers[order], self.lengths[order]
+        self.prompt_lengths, self.limits = self.prompt_lengths[order], self.limits[order]
+        self.sources = self.sources[order]
+        self.tracks = {name: track[order] for name, track in self.tracks.items()}
+
+
+class Search(ABC):
+    """Rows of one batch on their way.
+
+    Args:
+        task: what is asked of them.
+        prompts: all inputs of the call.
+        numbers: those of this batch, [sources].
+        limits: the longest that each input of the call may become, [inputs].
+
+    Attributes:
+        finished: what has come to its end in the last step: number -> hypotheses, best first.
+        failed: number -> what went wrong.
+        alive: which sources go on, bool [sources].
+        next_ids: what to feed every row, int64 [sources * copies].
+        moves: which row each row's cache is taken from, [sources * copies].
+        since: a position before which no move changes anything.
+    """
+
+    def __init__(
+        self, task: Task, prompts: Prompts, numbers: NDArray[np.intp], limits: IdArray
+    ) -> None:
+        self.task, self.copies = task, task.options.copies
+        lengths = prompts.prompt_lengths[numbers].copy()
+        self.rows = Rows(numbers, lengths, lengths.copy(), limits[numbers], np.arange(len(numbers)))
+        self._source_ids = prompts.encoder_token_ids[numbers]
+        self._source_lengths = prompts.encoder_lengths[numbers]
+        width = int(self.rows.limits.max())
+        token_ids = prompts.decoder_token_ids[numbers, :width]
+        self.rows.tracks["token_ids"] = np.repeat(token_ids[:, None], self.copies, axis=1)
+        self._add_notes(len(numbers), width)
+        self.finished: dict[int, tuple[Hypothesis, ...]] = {}
+        self.failed: dict[int, str] = {}
+        self.alive = np.ones(len(numbers), bool)
+        self.next_ids = np.zeros(len(numbers) * self.copies, np.int64)
+        self.moves = np.arange(len(numbers) * self.copies)
+        self.since = 0
+
+    @abstractmethod
+    def choose(self, outputs: Outputs, shared: bool = False) -> None:
+        """Give every row in flight one token more, from the outputs of the step before.
+
+        Args:
+            outputs: [rows, query_length, ...].
+            shared: the outputs have one line for each source, which all its copies share.
+        """
+
+    @abstractmethod
+    def stable(self, source: int) -> IdArray:
+        """Tokens of a source that its best hypothesis will begin with, int64 [length]."""
+
+    def take(self, order: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Let all but these sources go; the rows whose caches the rest continue."""
+        before = self.moves.reshape(-1, self.copies)[order].ravel()
+        if len(order) < len(self.rows.numbers) or (order != np.arange(len(order))).any():
+            self.next_ids = self.next_ids.reshape(-1, self.copies)[order].ravel()
+            self.rows.take(order)
+            self._take(order)
+            self.since = 0
+        self.alive = np.ones(len(order), bool)
+        return before
+
+    @abstractmethod
+    def _take(self, order: NDArray[np.intp]) -> None:
+        """Keep what belongs to these sources of what a kind of search has besides."""
+
+    def _lines(self, slots: NDArray[np.intp], shared: bool) -> NDArray[np.intp]:
+        """The lines of the outputs of copies whose caches lie in `slots`, both by source."""
+        sources = np.arange(len(slots))[:, None]
+        if shared:
+            return np.repeat(sources, self.copies)
+        return np.asarray(sources * self.copies + slots).ravel()
+
+    @property
+    def _token_ids(self) -> IdArray:
+        return self.rows.tracks["token_ids"]  # type: ignore[return-value]
+
+    def _histories(self) -> Histories:
+        """Of every row, source by source."""
+
+        def each(values: IdArray) -> IdArray:
+            return np.repeat(values, self.copies)
+
+        rows = self.rows
+        return Histories(
+            self._token_ids.reshape(-1, self._token_ids.shape[-1]),
+            each(rows.lengths),
+            each(rows.prompt_lengths),
+            each(rows.limits),
+            each(rows.numbers),
+            each(rows.sources),
+            self._source_ids,
+            self._source_lengths,
+        )
+
+    def _add_notes(self, sources: int, width: int) -> None:
+        if self.task.log_probs:
+            shape = (sources, self.copies, width)
+            self.rows.tracks["log_probs"] = np.zeros(shape, np.float32)
+        if count := self.task.top_log_probs:
+            shape = (sources, self.copies, width, count)  # type: ignore[assignment]
+            self.rows.tracks["top_ids"] = np.zeros(shape, np.int64)
+            self.rows.tracks["top_log_probs"] = np.zeros(shape, np.float32)
+
+    def _notes(
+        self, outputs: Outputs, lines: NDArray[np.intp], token_ids: IdArray
+    ) -> dict[str, NDArray[np.generic]]:
+        """What to write of tokens that follow lines of the outputs, both [n]: track -> [n, ...]."""
+        notes: dict[str, NDArray[np.generic]] = {"token_ids": token_ids}
+        if self.task.log_probs:
+            notes["log_probs"] = chosen_log_probs(outputs, lines, token_ids)
+        if count := self.task.top_log_probs:
+            sums = outputs[LOG_SUM_EXP][lines, -1:]
+            notes["top_ids"] = outputs[TOP_TOKEN_IDS][lines, -1, :count]
+            notes["top_log_probs"] = outputs[TOP_LOGITS][lines, -1, :count] - sums
+        return notes
+
+    def _hypothesis(
+        self,
+        source: int,
+        tracks: dict[str, NDArray[np.generic]],
+        length: int,
+        score: float,
+    ) -> Hypothesis:
+        """Of one copy's tracks, [width, ...] each; a stop string or end token is its last."""
+        prompt_length = int(self.rows.prompt_lengths[source])
+        token_ids: IdArray = tracks["token_ids"][:length].copy()  # type: ignore[assignment]
+        notes = {
+            name: track[prompt_length:length].copy()
+            for name, track in tracks.items()
+            if name != "token_ids"
+        }
+        reason: FinishReason = "stop" if self._ends(token_ids) else "length"
+        return Hypothesis(token_ids, prompt_length, score, reason, **notes)  # type: ignore[arg-type]
+
+    def _ends(self, token_ids: IdArray) -> bool:
+        last = int(token_ids[-1])
+        completes = self.task.completes
+        return last in self.task.options.eos_token_id or (
+            completes is not None and completes(token_ids[:-1], last)
+        )
+
+    def _fail(self, source: int, message: str) -> None:
+        self.failed[int(self.rows.numbers[source])] = message
+        self.alive[source] = False
+
+
+NO_TOKEN_LEFT = (
+    "the options leave no token that may come; options that forbid tokens: {}. Relax one of them"
+)
+
+
+def forbidding(options: DecodingOptions) -> str:
+    """The names of the set options that forbid tokens, for a message."""
+    plain = DecodingOptions()
+    names = [
+        name
+        for name in (
+            "prefix_allowed_tokens_fn",
+            "logits_processor",
+            "bad_words_ids",
+            "suppress_tokens",
+            "begin_suppress_tokens",
+            "no_repeat_ngram_size",
+            "encoder_no_repeat_ngram_size",
+            "min_length",
+            "min_new_tokens",
+            "sequence_bias",
+        )
+        if getattr(options, name) != getattr(plain, name)
+    ]
+    return ", ".join(names) or "none"

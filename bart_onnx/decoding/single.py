@@ -1,0 +1,102 @@
+"""SingleSearch: one token at a time, the best one or one that is drawn (transformers `_sample`)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.decoding.candidates import Outputs, ScoreArray
+from bart_onnx.decoding.histories import IdArray
+from bart_onnx.decoding.prompts import Prompts
+from bart_onnx.decoding.search import NO_TOKEN_LEFT, Hypothesis, Search, Task, forbidding
+from bart_onnx.samplers.distributions import drawn
+
+
+class SingleSearch(Search):
+    """Rows that know nothing of each other. Copies of a source leave when the last has ended."""
+
+    def __init__(
+        self, task: Task, prompts: Prompts, numbers: NDArray[np.intp], limits: IdArray
+    ) -> None:
+        super().__init__(task, prompts, numbers, limits)
+        shape = (len(numbers), self.copies)
+        # The length at which each copy ended; 0 while it goes on.
+        self._ended = np.zeros(shape, np.int64)
+        self._uniforms: NDArray[np.float64] | None = None
+        if task.draws is not None:
+            streams = (numbers + task.first_row)[:, None] * self.copies + np.arange(self.copies)
+            width = self._token_ids.shape[-1]
+            uniforms = task.draws.uniforms(streams.ravel().tolist(), width)
+            self._uniforms = uniforms.reshape(*shape, width)
+
+    def choose(self, outputs: Outputs, shared: bool = False) -> None:
+        """See `Search.choose`."""
+        self.finished, self.failed = {}, {}
+        lines = self._lines(np.broadcast_to(np.arange(self.copies), self._ended.shape), shared)
+        scores, token_ids, complaints = self.task.scoring.score(outputs, lines, self._histories())
+        dead = np.flatnonzero(scores.max(axis=1) == -np.inf)
+        none_left = NO_TOKEN_LEFT.format(forbidding(self.task.options))
+        complaints = {int(row): none_left for row in dead} | complaints
+        columns = self._columns(scores, complaints)
+        chosen = token_ids[np.arange(len(lines)), columns]
+        self._write(outputs, lines, chosen)
+        self.rows.lengths += 1
+        self._end(chosen)
+        for row, message in complaints.items():
+            source, copy = divmod(row, self.copies)
+            if self._ended[source, copy] in (0, self.rows.lengths[source]):
+                self._fail(source, message)
+        for source in np.flatnonzero(self.alive & self._ended.all(axis=1)).tolist():
+            self.finished[int(self.rows.numbers[source])] = tuple(
+                self._finished(source, copy) for copy in range(self.copies)
+            )
+            self.alive[source] = False
+        self.next_ids = chosen
+
+    def stable(self, source: int) -> IdArray:
+        """See `Search.stable`."""
+        return self._token_ids[source, 0, : self.rows.lengths[source]]
+
+    def _columns(self, scores: ScoreArray, complaints: dict[int, str]) -> NDArray[np.intp]:
+        """The column chosen of each row, [rows]."""
+        if self._uniforms is None:
+            return np.zeros(len(scores), np.intp)
+        scores = scores.copy()
+        # A row that has gone wrong draws nothing that counts.
+        scores[list(complaints)] = 0
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        every = np.arange(len(self.rows.lengths))
+        return drawn(weights, self._uniforms[every, :, self.rows.lengths].ravel())
+
+    def _write(self, outputs: Outputs, lines: NDArray[np.intp], chosen: IdArray) -> None:
+        every, positions = np.arange(len(self.rows.lengths)), self.rows.lengths
+        for name, values in self._notes(outputs, lines, chosen).items():
+            track = self.rows.tracks[name]
+            track[every, :, positions] = values.reshape(len(every), self.copies, *values.shape[1:])
+
+    def _end(self, chosen: IdArray) -> None:
+        """Note which copies have ended with these tokens."""
+        tokens = chosen.reshape(self._ended.shape)
+        ends = np.isin(tokens, self.task.options.eos_token_id)
+        ends |= (self.rows.lengths >= self.rows.limits)[:, None]
+        if (completes := self.task.completes) is not None:
+            for source, copy in np.argwhere(~ends & (self._ended == 0)):
+                before = self._token_ids[source, copy, : self.rows.lengths[source] - 1]
+                ends[source, copy] = completes(before, int(tokens[source, copy]))
+        lengths = np.broadcast_to(self.rows.lengths[:, None], ends.shape)
+        self._ended = np.where((self._ended == 0) & ends, lengths, self._ended)
+
+    def _finished(self, source: int, copy: int) -> Hypothesis:
+        tracks = {name: track[source, copy] for name, track in self.rows.tracks.items()}
+        length = int(self._ended[source, copy])
+        score = float("nan")
+        if "log_probs" in tracks:
+            own = tracks["log_probs"][self.rows.prompt_lengths[source] : length]
+            score = float(own.sum(dtype=np.float64))
+        return self._hypothesis(source, tracks, length, score)
+
+    def _take(self, order: NDArray[np.intp]) -> None:
+        self._ended = self._ended[order]
+        if self._uniforms is not None:
+            self._uniforms = self._uniforms[order]

@@ -23,10 +23,8 @@ from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.reporting import joined
 from bart_onnx.streaming import NO_TEXT, ONE_TEXT, Pieces, decoder
 
-#: What switches a call to the generation config, besides the options of DecodingOptions.
+#: What a call may name besides the options of DecodingOptions.
 EXTRA_NAMES = ("bad_words", "decoder_input_ids")
-#: All names that do. `max_length` and `stop_token_ids` are KerasHub's too and do not.
-SWITCHING_NAMES = (*(name for name in OPTION_NAMES if name != "max_length"), *EXTRA_NAMES)
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,10 @@ def asked_of(
     Raises:
         InputError, InputTypeError: as `decoding_options`.
     """
+    unknown = sorted(set(options) - {*OPTION_NAMES, *EXTRA_NAMES})
+    if unknown:
+        known = ", ".join(sorted((*OPTION_NAMES, *EXTRA_NAMES)))
+        raise InputTypeError(f"There is no option {', '.join(unknown)}; options: {known}.")
     named = {name: value for name, value in options.items() if name not in EXTRA_NAMES}
     if stop_token_ids != "auto":
         if "eos_token_id" in named:
@@ -219,7 +221,8 @@ def _given(answers: Any, failed: Mapping[int, str]) -> Any:
 def _failure(failed: Mapping[int, str]) -> str:
     row, message = min(failed.items())
     more = f" So it is with {len(failed)} rows in all." if len(failed) > 1 else ""
-    return f"Row {row} could not be decoded: {message}.{more} `results` of this error has the rest."
+    said = message.rstrip(".")
+    return f"Row {row} could not be decoded: {said}.{more} `results` of this error has the others."
 
 
 def _word_ids(words: Any, preprocessor: BartSeq2SeqLMPreprocessor | None) -> list[list[int]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bart_onnx.config import BartConfig
 from bart_onnx.decoding.options import DecodingOptions, check_asked
-from bart_onnx.errors import InputError, InputTypeError
+from bart_onnx.errors import InputError
 
 #: Every option that a call may name.
 OPTION_NAMES = tuple(field.name for field in dataclasses.fields(DecodingOptions))
@@ -52,15 +52,10 @@ def decoding_options(
         unasked: a caller's own defaults, which win over the checkpoint and lose to `asked`.
 
     Raises:
-        InputTypeError: a name that is no option.
+        InputTypeError: a value of the wrong type.
         InputError: a value or a pair of options that cannot be used, or something in the
             checkpoint that this package does not do; the message names it.
     """
-    unknown = sorted(set(asked) - set(OPTION_NAMES))
-    if unknown:
-        raise InputTypeError(
-            f"There is no option {', '.join(unknown)}; options: {', '.join(OPTION_NAMES)}."
-        )
     ids = {"eos_token_id": config.end_token_id}
     ids["decoder_start_token_id"] = config.decoder_start_token_id
     values = {**ids, **_of_checkpoint(generation_config), **(unasked or {})}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bart_onnx.decoding.candidates import Outputs, ScoreArray
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
-from bart_onnx.decoding.scoring import beams_looked_at
+from bart_onnx.decoding.scoring import NOT_FINITE, beams_looked_at
 from bart_onnx.decoding.search import NO_TOKEN_LEFT, Search, Task, forbidding
 
 _NONE = np.float32(-1e9)
@@ -67,16 +67,21 @@ class BeamHypotheses(Search):
         self._run_on(best, parents, written, ends)
         self.rows.lengths += 1
         self._settle(ends, dead, complaints)
+        for row in np.flatnonzero(self.task.scoring.broken(outputs, lines)).tolist():
+            self._fail(row // beams, NOT_FINITE)
 
     def stable(self, source: int) -> IdArray:
         """See `Search.stable`."""
         length = int(self.rows.lengths[source])
         running = self._token_ids[source][self._scores[source] > _NOWHERE, :length]
-        agreed = _common(running[0], running, length)
-        done = np.flatnonzero(self._kept_done[source])
-        for place in done:
-            kept = self._kept["token_ids"][source, place]
-            agreed = _common(agreed, kept[None, :], int(self._kept_lengths[source, place]))
+        kept_ids: IdArray = self._kept["token_ids"][source]  # type: ignore[assignment]
+        kept = [
+            kept_ids[place, : self._kept_lengths[source, place]]
+            for place in np.flatnonzero(self._kept_done[source])
+        ]
+        agreed, *others = [*running, *kept]
+        for other in others:
+            agreed = _common(agreed, other)
         return agreed
 
     def _looked_at(self, totals: ScoreArray) -> NDArray[np.intp]:
@@ -255,8 +260,8 @@ def _lines_of(lines: NDArray[np.intp], parents: NDArray[np.intp]) -> NDArray[np.
     return np.take_along_axis(by_rank, parents, axis=1).ravel()
 
 
-def _common(tokens: IdArray, others: IdArray, length: int) -> IdArray:
-    """What `tokens` and the first `length` of all others, [others, width], begin with."""
-    shorter = min(len(tokens), length)
-    differ = (others[:, :shorter] != tokens[:shorter]).any(axis=0)
+def _common(tokens: IdArray, other: IdArray) -> IdArray:
+    """What both begin with."""
+    shorter = min(len(tokens), len(other))
+    differ = tokens[:shorter] != other[:shorter]
     return tokens[: int(differ.argmax()) if differ.any() else shorter]

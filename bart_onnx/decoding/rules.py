@@ -6,7 +6,8 @@ One rule is one function here, which makes it from the options, and one field of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from bart_onnx.decoding.candidates import Candidates, ScoreArray
 from bart_onnx.decoding.filters import log_softmax
 from bart_onnx.decoding.histories import Histories
 from bart_onnx.decoding.options import DecodingOptions
-from bart_onnx.decoding.sequences import BiasedSequences, Pairs, followers
+from bart_onnx.decoding.sequences import BiasedSequences, counted, every_pair, followers
 from bart_onnx.decoding.user_functions import call_logits_processors, only_allowed
 from bart_onnx.errors import InputError
 from bart_onnx.graphs import LARGEST_TOP_K
 
 Rule = Callable[[Candidates, Histories], None]
+Chosen = Callable[[Histories], NDArray[np.bool_]]
 
 _LARGEST = np.finfo(np.float32).max
 
@@ -86,8 +88,7 @@ def _encoder_repetition_penalty(options: DecodingOptions) -> Rule:
     penalised = _penalised(1 / options.encoder_repetition_penalty)
 
     def rule(candidates: Candidates, histories: Histories) -> None:
-        texts, lengths = histories.texts()
-        candidates.change(*_counted(texts, lengths), penalised)
+        candidates.change(*counted(*histories.texts()), penalised)
 
     return rule
 
@@ -96,7 +97,7 @@ def _repetition_penalty(options: DecodingOptions) -> Rule:
     penalised = _penalised(options.repetition_penalty)
 
     def rule(candidates: Candidates, histories: Histories) -> None:
-        candidates.change(*_counted(histories.token_ids, histories.lengths), penalised)
+        candidates.change(*counted(histories.token_ids, histories.lengths), penalised)
 
     return rule
 
@@ -183,7 +184,7 @@ def _exponential_decay_length_penalty(options: DecodingOptions) -> Rule:
         beyond = histories.lengths - histories.prompt_lengths - start
         for length in np.unique(beyond[beyond > 0]):
             rows = np.flatnonzero(beyond == length)
-            candidates.change(*_pairs(rows, ends), _grown(factor, int(length)))
+            candidates.change(*every_pair(rows, ends), _grown(factor, int(length)))
 
     return rule
 
@@ -241,14 +242,14 @@ _NEEDS_ALL: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def _banning(token_ids: Iterable[int], chosen: Callable[[Histories], NDArray[np.bool_]]) -> Rule:
+def _banning(token_ids: Iterable[int], chosen: Chosen) -> Rule:
     tokens = _each_once(token_ids)
     return lambda candidates, histories: candidates.ban(
-        *_pairs(np.flatnonzero(chosen(histories)), tokens)
+        *every_pair(np.flatnonzero(chosen(histories)), tokens)
     )
 
 
-def _forcing(token_ids: Iterable[int], chosen: Callable[[Histories], NDArray[np.bool_]]) -> Rule:
+def _forcing(token_ids: Iterable[int], chosen: Chosen) -> Rule:
     tokens = _each_once(token_ids)
     return lambda candidates, histories: candidates.force(np.flatnonzero(chosen(histories)), tokens)
 
@@ -271,42 +272,25 @@ def _grown(factor: float, length: int) -> Callable[[ScoreArray], ScoreArray]:
     return grown
 
 
-def _counted(token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Pairs:
-    """Rows and tokens, both [pairs], of all tokens [rows, width] that count."""
-    counts = np.arange(token_ids.shape[1]) < lengths[:, None]
-    return np.nonzero(counts)[0], token_ids[counts]
-
-
-def _pairs(rows: NDArray[np.intp], token_ids: NDArray[np.int64]) -> Pairs:
-    """Each of the rows with each of the tokens, both [pairs]."""
-    return np.repeat(rows, len(token_ids)), np.tile(token_ids, len(rows))
-
-
 def _each_once(token_ids: Iterable[int]) -> NDArray[np.int64]:
     return np.unique(np.array(list(token_ids), np.int64))
 
 
 def _check_ids(options: DecodingOptions, vocabulary_size: int) -> None:
-    for name, token_ids in _held_ids(options):
+    bos = options.forced_bos_token_id
+    held = {
+        "sequence_bias": chain.from_iterable(sequence for sequence, _ in options.sequence_bias),
+        "bad_words_ids": chain.from_iterable(options.bad_words_ids),
+        "forced_bos_token_id": () if bos is None else (bos,),
+        "forced_eos_token_id": options.forced_eos_token_id,
+        "suppress_tokens": options.suppress_tokens,
+        "begin_suppress_tokens": options.begin_suppress_tokens,
+        "eos_token_id": options.eos_token_id,
+    }
+    for name, token_ids in held.items():
         highest = max(token_ids, default=0)
         if highest >= vocabulary_size:
             raise InputError(
                 f"{name} holds token id {highest}; this model's ids are 0 to "
                 f"{vocabulary_size - 1}. Leave it out."
             )
-
-
-def _held_ids(options: DecodingOptions) -> Iterator[tuple[str, Iterable[int]]]:
-    for name in (
-        "suppress_tokens",
-        "begin_suppress_tokens",
-        "forced_eos_token_id",
-        "eos_token_id",
-    ):
-        yield name, getattr(options, name)
-    if options.forced_bos_token_id is not None:
-        yield "forced_bos_token_id", (options.forced_bos_token_id,)
-    for word in options.bad_words_ids:
-        yield "bad_words_ids", word
-    for sequence, _ in options.sequence_bias:
-        yield "sequence_bias", sequence

@@ -19,6 +19,11 @@ from bart_onnx.graphs import LARGEST_TOP_K, LOG_SUM_EXP, LOGITS, TOP_LOGITS, TOP
 # Row -> what is wrong with it.
 Complaints = dict[int, str]
 
+NOT_FINITE = (
+    "the model's logits are not finite; check the checkpoint, or set remove_invalid_values=True to "
+    "go on regardless"
+)
+
 _SORTED_OUT = (TOP_LOGITS, TOP_TOKEN_IDS, LOG_SUM_EXP)
 
 
@@ -60,7 +65,7 @@ class Scoring:
         Args:
             lines: the line of each row in the outputs, [rows].
         """
-        complaints = self._not_finite(outputs, lines)
+        complaints: Complaints = {}
         if self.needs_all:
             candidates = Candidates.every(outputs, self._log_softmax, lines)
             complaints |= self._rules.apply(candidates, histories)
@@ -84,7 +89,7 @@ class Scoring:
         """The sorted-out candidates; those of doubtful rows sorted out anew, from all tokens."""
         picked = {name: outputs[name][lines] for name in _SORTED_OUT}
         candidates = Candidates.sorted_out(picked, self._log_softmax, self._vocabulary_size)
-        if self._rules.is_empty:
+        if self._rules.is_empty and self._filters is None:
             return candidates
         complaints |= self._rules.apply(candidates, histories)
         temperature = self._options.temperature if self._filters is not None else 1.0
@@ -98,15 +103,11 @@ class Scoring:
         scores[rows], token_ids[rows] = every.best(scores.shape[1])
         return Candidates(scores, token_ids, self._vocabulary_size)
 
-    def _not_finite(self, outputs: Outputs, lines: NDArray[np.intp]) -> Complaints:
+    def broken(self, outputs: Outputs, lines: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which rows have logits that are not finite, where that is not accepted, bool [rows]."""
         if self._options.remove_invalid_values:
-            return {}
-        bad = np.flatnonzero(~np.isfinite(outputs[LOG_SUM_EXP][lines, -1]))
-        message = (
-            "the model's logits are not finite; check the checkpoint, or set "
-            "remove_invalid_values=True to go on regardless"
-        )
-        return {int(row): message for row in bad}
+            return np.zeros(len(lines), bool)
+        return np.asarray(~np.isfinite(outputs[LOG_SUM_EXP][lines, -1]))
 
 
 def chosen_log_probs(

@@ -249,7 +249,9 @@ class Search(ABC):
         )
 
     def _fail(self, source: int, message: str) -> None:
-        self.failed[int(self.rows.numbers[source])] = message
+        number = int(self.rows.numbers[source])
+        self.finished.pop(number, None)
+        self.failed[number] = message
         self.alive[source] = False
 
 

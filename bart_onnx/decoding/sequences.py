@@ -17,6 +17,17 @@ IdArray = NDArray[np.int64]
 Pairs = tuple[NDArray[np.intp], IdArray]
 
 
+def counted(texts: IdArray, lengths: IdArray) -> Pairs:
+    """Rows and tokens, both [pairs], of all tokens [rows, width] that count."""
+    counts = np.arange(texts.shape[1]) < lengths[:, None]
+    return np.nonzero(counts)[0], texts[counts]
+
+
+def every_pair(rows: NDArray[np.intp], token_ids: IdArray) -> Pairs:
+    """Each of the rows with each of the tokens, both [pairs]."""
+    return np.repeat(rows, len(token_ids)), np.tile(token_ids, len(rows))
+
+
 def endings(histories: Histories, count: int) -> IdArray:
     """The last `count` tokens of each row, int64 [rows, count]; of a shorter row, anything."""
     columns = histories.lengths[:, None] - count + np.arange(count)

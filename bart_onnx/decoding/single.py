@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from bart_onnx.decoding.candidates import Outputs, ScoreArray
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
+from bart_onnx.decoding.scoring import NOT_FINITE
 from bart_onnx.decoding.search import NO_TOKEN_LEFT, Hypothesis, Search, Task, forbidding
 from bart_onnx.samplers.distributions import drawn
 
@@ -34,9 +35,10 @@ class SingleSearch(Search):
         self.finished, self.failed = {}, {}
         lines = self._lines(np.broadcast_to(np.arange(self.copies), self._ended.shape), shared)
         scores, token_ids, complaints = self.task.scoring.score(outputs, lines, self._histories())
-        dead = np.flatnonzero(scores.max(axis=1) == -np.inf)
+        dead = np.flatnonzero(scores.max(axis=1) == -np.inf).tolist()
         none_left = NO_TOKEN_LEFT.format(forbidding(self.task.options))
-        complaints = {int(row): none_left for row in dead} | complaints
+        broken = np.flatnonzero(self.task.scoring.broken(outputs, lines)).tolist()
+        complaints = dict.fromkeys(dead, none_left) | complaints | dict.fromkeys(broken, NOT_FINITE)
         columns = self._columns(scores, complaints)
         chosen = token_ids[np.arange(len(lines)), columns]
         self._write(outputs, lines, chosen)

@@ -10,6 +10,8 @@ earlier beam and the likelier token come first; transformers leaves that open.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,13 +76,14 @@ class BeamHypotheses(Search):
         """See `Search.stable`."""
         length = int(self.rows.lengths[source])
         running = self._token_ids[source][self._scores[source] > _NOWHERE, :length]
-        kept_ids: IdArray = self._kept["token_ids"][source]  # type: ignore[assignment]
+        kept_ids: IdArray = self._kept["token_ids"][source]
         kept = [
             kept_ids[place, : self._kept_lengths[source, place]]
             for place in np.flatnonzero(self._kept_done[source])
         ]
-        agreed, *others = [*running, *kept]
-        for other in others:
+        every = list(running) + kept
+        agreed: IdArray = every[0]
+        for other in every[1:]:
             agreed = _common(agreed, other)
         return agreed
 
@@ -114,7 +117,7 @@ class BeamHypotheses(Search):
         self,
         best: ScoreArray,
         parents: NDArray[np.intp],
-        written: dict[str, NDArray[np.generic]],
+        written: dict[str, NDArray[Any]],
         ends: NDArray[np.bool_],
     ) -> None:
         """The best continuations that have not ended become the running beams."""
@@ -171,7 +174,7 @@ class BeamHypotheses(Search):
         self,
         best: ScoreArray,
         parents: NDArray[np.intp],
-        written: dict[str, NDArray[np.generic]],
+        written: dict[str, NDArray[Any]],
         ends: NDArray[np.bool_],
     ) -> None:
         """Ended continuations among the best become hypotheses where they score better."""

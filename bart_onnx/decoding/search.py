@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ class Rows:
     prompt_lengths: IdArray
     limits: IdArray
     sources: IdArray
-    tracks: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    tracks: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def take(self, order: NDArray[np.intp]) -> None:
         """Keep those sources, in that order."""
@@ -181,7 +181,7 @@ class Search(ABC):
 
     @property
     def _token_ids(self) -> IdArray:
-        return self.rows.tracks["token_ids"]  # type: ignore[return-value]
+        return self.rows.tracks["token_ids"]
 
     def _histories(self) -> Histories:
         """Of every row, source by source."""
@@ -202,19 +202,18 @@ class Search(ABC):
         )
 
     def _add_notes(self, sources: int, width: int) -> None:
+        shape, count = (sources, self.copies, width), self.task.top_log_probs
         if self.task.log_probs:
-            shape = (sources, self.copies, width)
             self.rows.tracks["log_probs"] = np.zeros(shape, np.float32)
-        if count := self.task.top_log_probs:
-            shape = (sources, self.copies, width, count)  # type: ignore[assignment]
-            self.rows.tracks["top_ids"] = np.zeros(shape, np.int64)
-            self.rows.tracks["top_log_probs"] = np.zeros(shape, np.float32)
+        if count:
+            self.rows.tracks["top_ids"] = np.zeros((*shape, count), np.int64)
+            self.rows.tracks["top_log_probs"] = np.zeros((*shape, count), np.float32)
 
     def _notes(
         self, outputs: Outputs, lines: NDArray[np.intp], token_ids: IdArray
-    ) -> dict[str, NDArray[np.generic]]:
+    ) -> dict[str, NDArray[Any]]:
         """What to write of tokens that follow lines of the outputs, both [n]: track -> [n, ...]."""
-        notes: dict[str, NDArray[np.generic]] = {"token_ids": token_ids}
+        notes: dict[str, NDArray[Any]] = {"token_ids": token_ids}
         if self.task.log_probs:
             notes["log_probs"] = chosen_log_probs(outputs, lines, token_ids)
         if count := self.task.top_log_probs:
@@ -226,20 +225,20 @@ class Search(ABC):
     def _hypothesis(
         self,
         source: int,
-        tracks: dict[str, NDArray[np.generic]],
+        tracks: dict[str, NDArray[Any]],
         length: int,
         score: float,
     ) -> Hypothesis:
         """Of one copy's tracks, [width, ...] each; a stop string or end token is its last."""
         prompt_length = int(self.rows.prompt_lengths[source])
-        token_ids: IdArray = tracks["token_ids"][:length].copy()  # type: ignore[assignment]
+        token_ids: IdArray = tracks["token_ids"][:length].copy()
         notes = {
             name: track[prompt_length:length].copy()
             for name, track in tracks.items()
             if name != "token_ids"
         }
         reason: FinishReason = "stop" if self._ends(token_ids) else "length"
-        return Hypothesis(token_ids, prompt_length, score, reason, **notes)  # type: ignore[arg-type]
+        return Hypothesis(token_ids, prompt_length, score, reason, **notes)
 
     def _ends(self, token_ids: IdArray) -> bool:
         last = int(token_ids[-1])

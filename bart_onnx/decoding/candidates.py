@@ -135,6 +135,8 @@ class Candidates:
 
     def force(self, rows: NDArray[np.integer], token_ids: NDArray[np.integer]) -> None:
         """Only these tokens, [tokens], may follow these rows, [rows], each at score 0."""
+        if not len(rows):
+            return
         self.scores[rows] = -np.inf
         if self._token_ids is None:
             columns = np.asarray(token_ids)

@@ -35,10 +35,11 @@ class SingleSearch(Search):
         self.finished, self.failed = {}, {}
         lines = self._lines(np.broadcast_to(np.arange(self.copies), self._ended.shape), shared)
         scores, token_ids, complaints = self.task.scoring.score(outputs, lines, self._histories())
-        dead = np.flatnonzero(scores.max(axis=1) == -np.inf).tolist()
-        none_left = NO_TOKEN_LEFT.format(forbidding(self.task.options))
-        broken = np.flatnonzero(self.task.scoring.broken(outputs, lines)).tolist()
-        complaints = dict.fromkeys(dead, none_left) | complaints | dict.fromkeys(broken, NOT_FINITE)
+        if len(dead := np.flatnonzero(scores.max(axis=1) == -np.inf)):
+            none_left = NO_TOKEN_LEFT.format(forbidding(self.task.options))
+            complaints = dict.fromkeys(dead.tolist(), none_left) | complaints
+        broken = np.flatnonzero(self.task.scoring.broken(outputs, lines))
+        complaints |= dict.fromkeys(broken.tolist(), NOT_FINITE)
         columns = self._columns(scores, complaints)
         chosen = token_ids[np.arange(len(lines)), columns]
         self._write(outputs, lines, chosen)

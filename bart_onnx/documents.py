@@ -49,7 +49,9 @@ class Documents:
         if self.long_input != "split":
             return (Part(text, 0, len(text), 0, 0),)
         limit = self.preprocessor.encoder_sequence_length
-        return split(text, self._count, limit, self.overlap_sentences)
+        parts = split(text, self._count, limit, self.overlap_sentences)
+        # A model would invent a text for a stretch of white space.
+        return tuple(part for part in parts if part.text.strip()) or parts[:1]
 
     def note(self, text: str, parts: Sequence[Part]) -> str:
         """What was done to a text that is too long, in a sentence; "" for one that fits."""

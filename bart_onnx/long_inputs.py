@@ -137,9 +137,13 @@ class _Plan:
         """The unit that a part begins with if its units from `i` on are new."""
         return self._firsts[i]
 
-    def end(self, i: int) -> int:
-        """The unit after that part's last, so that it and the parts after it are alike."""
-        first, parts = self._firsts[i], self._parts[i]
+    def fewest(self, i: int) -> int:
+        """How many parts the units from `i` on need."""
+        return self._parts[i]
+
+    def end(self, i: int, parts: int) -> int:
+        """The unit after that part's last, so that `parts` parts from it on are alike."""
+        first = self._firsts[i]
         everything = self._span(first, len(self._offsets) - 1) + (parts - 1) * self._usual_overlap
         ideal = self._offsets[first] + everything / parts
         most = self._furthest(i)
@@ -148,10 +152,6 @@ class _Plan:
         if end > least and ideal - self._offsets[end - 1] < self._offsets[end] - ideal:
             end -= 1
         return end
-
-    def shorter(self, end: int, excess: int) -> int:
-        """An end before `end` that saves about `excess` tokens."""
-        return min(bisect_right(self._offsets, self._offsets[end] - excess) - 1, end - 1)
 
     def _span(self, first: int, end: int) -> float:
         return self._offsets[end] - self._offsets[first]
@@ -215,13 +215,16 @@ class _Cutter:
         """First unit, unit after the last, and tokens of a part whose overlap ends at `new`."""
         while first < new and self._tokens(units[first:new]) > self._limit // 2:
             first += 1
-        after = plan.end(new)
+        parts = plan.fewest(new)
+        after = plan.end(new, parts)
         while after - first > 1:
             tokens = self._tokens(units[first:after])
             if tokens <= self._limit:
                 return first, after, tokens
             if after - new > 1:
-                after = max(plan.shorter(after, tokens - self._limit), new + 1)
+                # Those that follow are probably as much longer than estimated.
+                parts = max(parts + 1, parts * tokens // self._limit)
+                after = min(plan.end(new, parts), after - 1)
             else:
                 first += 1
         return first, after, units[first].tokens

@@ -5,7 +5,7 @@
     config.json             BartConfig
     generation_config.json  generation defaults under transformers' names
     tokenizer/              the checkpoint's tokenizer files, if it had any
-    encoder.onnx  decoder_step.onnx  weights.bin
+    encoder.onnx  decoder_step.onnx  alignment.onnx  weights.bin
     README.md               the model card
 
 Opening never writes. It checks the seal and the size and sha256 of every file.
@@ -35,7 +35,7 @@ from bart_onnx.errors import (
 from bart_onnx.graphs import graph_specs
 
 FORMAT = "bart_onnx bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
@@ -74,7 +74,7 @@ class Bundle:
         Raises:
             MissingFileError: the directory, its manifest or a file that it lists is not there.
             BundleDamagedError: a size or hash is not that of the manifest.
-            BundleFormatError: a newer version of bart_onnx wrote it.
+            BundleFormatError: another version of bart_onnx wrote it, whose graphs are others.
             BundleError: the manifest is none of ours.
         """
         directory = Path(path)
@@ -175,10 +175,13 @@ def _check_format(directory: Path, manifest: Mapping[str, Any]) -> None:
     if manifest.get("format") != FORMAT or not isinstance(version, int):
         raise BundleError(f"{directory / MANIFEST} is not the manifest of a {FORMAT}.")
     if version != FORMAT_VERSION:
+        remedy = "Remove it, and export the checkpoint again with this version."
+        if version > FORMAT_VERSION:
+            remedy = "Upgrade bart_onnx, or export the checkpoint with this version."
         raise BundleFormatError(
             f"{directory} has bundle format {version}, written by bart_onnx "
             f"{manifest.get('bart_onnx_version')}; this version reads format {FORMAT_VERSION}. "
-            "Upgrade bart_onnx, or export the checkpoint with this version."
+            f"{remedy}"
         )
 
 

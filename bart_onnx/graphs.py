@@ -3,8 +3,9 @@
 No tensor name is written anywhere else. It knows no file, no operator and no library.
 
 The encoder graph emits each decoder layer's cross-attention keys and values. The decoder-step graph
-reads them, so that nothing after the encoder sees its hidden states. An axis is a number, or a
-name for one that may differ from call to call:
+reads them, so that nothing after the encoder sees its hidden states. The alignment graph says what
+a step's tokens attended to, from the step's cross-attention queries; it has no weights. An axis is
+a number, or a name for one that may differ from call to call:
 
     source            texts that were encoded
     batch             rows that are decoded: a multiple of source. Row r belongs to source
@@ -23,6 +24,7 @@ from bart_onnx.config import BartConfig
 
 ENCODER = "encoder"
 DECODER_STEP = "decoder_step"
+ALIGNMENT = "alignment"
 
 ENCODER_TOKEN_IDS = "encoder_token_ids"
 SOURCE_LENGTHS = "source_lengths"
@@ -36,6 +38,7 @@ TOP_LOGITS = "top_logits"
 TOP_TOKEN_IDS = "top_token_ids"
 LOG_SUM_EXP = "log_sum_exp"
 DECODER_SEQUENCE_OUTPUT = "decoder_sequence_output"
+CROSS_ATTENTION = "cross_attention"
 
 LARGEST_TOP_K = 64
 
@@ -84,6 +87,11 @@ def cache_names(layer: int) -> CacheNames:
     )
 
 
+def cross_query_name(layer: int) -> str:
+    """What the cross-attention queries of decoder layer `layer` are called."""
+    return f"cross_query_{layer}"
+
+
 def encoder_graph(config: BartConfig) -> GraphSpec:
     """Token ids of right-padded sources in; cross caches out. Called once per source."""
     outputs = [
@@ -118,13 +126,32 @@ def decoder_step_graph(config: BartConfig) -> GraphSpec:
         TensorSpec(SOURCE_LENGTHS, "int64", ("source",)),
     ]
     outputs = _token_outputs(config)
+    queries = []
     for layer in range(config.decoder.num_layers):
         names = cache_names(layer)
         inputs += _caches(config, (names.self_key, names.self_value), "batch", "capacity")
         inputs += _caches(config, (names.cross_key, names.cross_value), "source", "source_length")
         updated = (names.updated_self_key, names.updated_self_value)
         outputs += _caches(config, updated, "batch", "capacity")
-    return GraphSpec(name=DECODER_STEP, inputs=tuple(inputs), outputs=tuple(outputs))
+        queries.append(_cross_query(config, layer))
+    return GraphSpec(name=DECODER_STEP, inputs=tuple(inputs), outputs=(*outputs, *queries))
+
+
+def alignment_graph(config: BartConfig) -> GraphSpec:
+    """Queries of one step in; how much each head of each layer attended to each source token, out.
+
+    The probabilities of a token sum to 1 and are zero from its source's length on. A graph of its
+    own, because onnxruntime computes every output of a graph, asked for or not.
+    """
+    inputs = [TensorSpec(SOURCE_LENGTHS, "int64", ("source",))]
+    for layer in range(config.decoder.num_layers):
+        inputs.append(_cross_query(config, layer))
+        key = cache_names(layer).cross_key
+        inputs += _caches(config, (key,), "source", "source_length")
+    decoder = config.decoder
+    shape = ("batch", decoder.num_layers, decoder.num_heads, "query_length", "source_length")
+    outputs = (TensorSpec(CROSS_ATTENTION, "float32", shape),)
+    return GraphSpec(name=ALIGNMENT, inputs=tuple(inputs), outputs=outputs)
 
 
 def top_k(config: BartConfig) -> int:
@@ -134,7 +161,7 @@ def top_k(config: BartConfig) -> int:
 
 def graph_specs(config: BartConfig) -> tuple[GraphSpec, ...]:
     """Every graph of a bundle."""
-    return encoder_graph(config), decoder_step_graph(config)
+    return encoder_graph(config), decoder_step_graph(config), alignment_graph(config)
 
 
 def _token_outputs(config: BartConfig) -> list[TensorSpec]:
@@ -148,6 +175,11 @@ def _token_outputs(config: BartConfig) -> list[TensorSpec]:
         TensorSpec(LOG_SUM_EXP, "float32", rows),
         TensorSpec(DECODER_SEQUENCE_OUTPUT, "float32", (*rows, config.hidden_dim)),
     ]
+
+
+def _cross_query(config: BartConfig, layer: int) -> TensorSpec:
+    shape = ("batch", "query_length", config.hidden_dim)
+    return TensorSpec(cross_query_name(layer), "float32", shape)
 
 
 def _caches(

@@ -74,12 +74,15 @@ class CrossAttention(nn.Module):
         self.key_value = Dense(width, 2 * width)
         self.output = Dense(width, width)
 
-    def forward(self, x: Tensor, key: Tensor, value: Tensor, source_lengths: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, key: Tensor, value: Tensor, source_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Output and queries, both in the shape of x."""
+        query = self.query(x)
         # The rows of one source become one row with more queries: beams share its keys.
-        query = split_heads(self.query(x), key.shape[0], self.num_heads)
-        attended = attention(query, key, value, source_lengths, causal=False)
-        output: Tensor = self.output(merge_heads(attended, x))
-        return output
+        split = split_heads(query, key.shape[0], self.num_heads)
+        attended = attention(split, key, value, source_lengths, causal=False)
+        return self.output(merge_heads(attended, x)), query
 
 
 class Layer(nn.Module):
@@ -130,7 +133,8 @@ class DecoderLayer(Layer):
 
     def forward(
         self, x: Tensor, past_lengths: Tensor, source_lengths: Tensor, caches: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Output, cross-attention's queries, and the updated self key and value."""
         self_key, self_value, cross_key, cross_value = caches
         query, key, value = self.self_attention.project(x)
         self_key = update_cache(self_key, key, past_lengths)
@@ -139,9 +143,9 @@ class DecoderLayer(Layer):
         attended = attention(query, self_key, self_value, lengths, causal=True)
         change = self.self_attention.output(merge_heads(attended, x))
         x = self.add(x, change, self.self_attention_layer_norm)
-        change = self.cross_attention(x, cross_key, cross_value, source_lengths)
+        change, cross_query = self.cross_attention(x, cross_key, cross_value, source_lengths)
         x = self.add(x, change, self.cross_attention_layer_norm)
-        return self.feedforward(x), [self_key, self_value]
+        return self.feedforward(x), cross_query, [self_key, self_value]
 
 
 class Side(nn.Module):
@@ -210,18 +214,20 @@ class Bart(nn.Module):
         past_lengths: Tensor,
         source_lengths: Tensor,
         caches: list[Tensor],
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Logits, decoder output and updated self caches of one step (`decoder_step_graph`).
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """Logits, decoder output, updated self caches and cross queries of one step.
 
+        Their shapes are those of `graphs.decoder_step_graph`.
         `caches` holds self key, self value, cross key and cross value of each layer in turn.
         """
         x = self.decoder.embed(self.embed_tokens(token_ids), positions)
-        updated = []
+        updated, queries = [], []
         for index, layer in enumerate(self.decoder.layers):
             mine = caches[4 * index : 4 * index + 4]
-            x, changed = layer(x, past_lengths, source_lengths, mine)
+            x, query, changed = layer(x, past_lengths, source_lengths, mine)
             updated += changed
-        return self.logits(x), x, updated
+            queries.append(query)
+        return self.logits(x), x, updated, queries
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         embedded = functional.embedding(token_ids, self.token_embedding)
@@ -262,12 +268,12 @@ class DecoderStepGraph(nn.Module):
         source_lengths: Tensor,
         caches: list[Tensor],
     ) -> list[Tensor]:
-        logits, hidden, updated = self.bart.decode(
+        logits, hidden, updated, queries = self.bart.decode(
             decoder_token_ids, decoder_positions, past_lengths, source_lengths, caches
         )
         top_logits, top_token_ids = logits.topk(top_k(self.bart.config))
-        log_sum_exp = logits.logsumexp(-1)
-        return [logits, logits.argmax(-1), top_logits, top_token_ids, log_sum_exp, hidden, *updated]
+        best = [logits.argmax(-1), top_logits, top_token_ids, logits.logsumexp(-1)]
+        return [logits, *best, hidden, *updated, *queries]
 
 
 def split_heads(x: Tensor, batch: int, num_heads: int) -> Tensor:

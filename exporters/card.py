@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bart_onnx.config import BartConfig
+from bart_onnx.graphs import LOGITS
 
 _CARD = """\
 ---
@@ -43,6 +44,7 @@ The weights are those of the source; its licence and its limits hold here too.
 def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
     """The text of README.md for a bundle with this manifest."""
     source, verification = manifest["source"], manifest["verification"]
+    logits = verification[LOGITS]
     sides = {
         name: f"{side.num_layers} layers, {side.num_heads} heads, width {side.intermediate_dim}"
         for name, side in (("encoder", config.encoder), ("decoder", config.decoder))
@@ -57,8 +59,8 @@ def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
         hidden_dim=config.hidden_dim,
         max_sequence_length=config.max_sequence_length,
         versions=", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
-        difference=verification["largest_logit_difference"],
-        largest=verification["largest_logit"],
+        difference=logits["largest_difference"],
+        largest=logits["largest"],
         tokens=verification["decoder_tokens"],
         **sides,
     )

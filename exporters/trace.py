@@ -20,12 +20,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bart_onnx.config import BartConfig
-from bart_onnx.graphs import DECODER_STEP, ENCODER, GraphSpec, TensorSpec
+from bart_onnx.graphs import ALIGNMENT, DECODER_STEP, ENCODER, GraphSpec, TensorSpec
+from exporters.alignment import AlignmentGraph
 from exporters.bart import Bart, DecoderStepGraph, EncoderGraph
 from exporters.operators import OPSET
 from exporters.weight_file import StoredTensor
 
-_MODULES: dict[str, type[nn.Module]] = {ENCODER: EncoderGraph, DECODER_STEP: DecoderStepGraph}
+_MODULES: dict[str, type[nn.Module]] = {
+    ENCODER: EncoderGraph,
+    DECODER_STEP: DecoderStepGraph,
+    ALIGNMENT: AlignmentGraph,
+}
 _ROOT = "bart."
 
 # Sizes for the trace only: each axis another number, so that none is taken for another.
@@ -75,7 +80,7 @@ def _traced_model(config: BartConfig, spec: GraphSpec) -> ir.Model:
 
 
 def _count_plain_inputs(spec: GraphSpec) -> int:
-    """Inputs before the caches, which a module takes as one list."""
+    """Inputs before what each layer has of its own, which a module takes as one list."""
     return sum(tensor.dtype == "int64" for tensor in spec.inputs)
 
 

@@ -1,4 +1,4 @@
-"""A runner without a model: logits and hidden states are drawn from a row's source and history.
+"""A runner without a model: what a step gives is drawn from a row's source and history.
 
 So they are the same for a row in any batch, and a mistake in moving rows changes what follows.
 """
@@ -10,6 +10,7 @@ import numpy as np
 from bart_onnx.config import BartConfig
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.graphs import (
+    CROSS_ATTENTION,
     DECODER_SEQUENCE_OUTPUT,
     LOG_SUM_EXP,
     LOGITS,
@@ -33,7 +34,17 @@ def what_follows(config, source, history):
     return logits, random.normal(0, 1, config.hidden_dim).astype(np.float32)
 
 
-def step_outputs(logits, hidden=None):
+def what_is_weighed(config, source, length, history, width):
+    """Cross-attention [layers, heads, width] while the last of these tokens is fed."""
+    random = np.random.default_rng([source, length, *history, 1])
+    side = config.decoder
+    weights = np.zeros((side.num_layers, side.num_heads, width), np.float32)
+    shape = (*weights.shape[:2], length)
+    weights[..., :length] = random.dirichlet(np.ones(length), shape[:2]).reshape(shape)
+    return weights
+
+
+def step_outputs(logits, hidden=None, weighed=None):
     """Everything that a decoder step gives for logits [rows, query_length, vocabulary]."""
     logits = np.asarray(logits, np.float32)
     order = np.argsort(-logits, axis=-1, kind="stable")[..., :64]
@@ -46,14 +57,15 @@ def step_outputs(logits, hidden=None):
         TOP_TOKEN_IDS: order,
         LOG_SUM_EXP: (highest + np.log(sums)).astype(np.float32),
         DECODER_SEQUENCE_OUTPUT: hidden,
+        CROSS_ATTENTION: weighed,
     }
 
 
 class ToyState:
-    """The source of each group of rows, and the tokens that each row was fed."""
+    """The source of each group of rows, its length, and the tokens that each row was fed."""
 
-    def __init__(self, sources, histories):
-        self.sources, self.histories = sources, histories
+    def __init__(self, sources, histories, width):
+        self.sources, self.histories, self.width = sources, histories, width
 
     @property
     def lengths(self):
@@ -64,7 +76,7 @@ class ToyState:
 
     def between(self, first, last):
         # The lists are shared, as the memory of a real state is.
-        return ToyState(self.sources[first:last], self.histories[first:last])
+        return ToyState(self.sources[first:last], self.histories[first:last], self.width)
 
     def expand(self, count):
         self.histories = [list(history) for history in self.histories for _ in range(count)]
@@ -80,27 +92,32 @@ class ToyState:
 
 
 class ToyRunner:
-    """Encodes to the first token of a source; records the shape of every step."""
+    """Encodes to a source's first token and length; records the shape of every step."""
 
     def __init__(self, config):
         self.config = config
         self.steps = []
 
     def encode(self, token_ids, lengths):
-        return ToyState(token_ids[:, 0].tolist(), [[] for _ in lengths])
+        sources = list(zip(token_ids[:, 0].tolist(), lengths.tolist(), strict=True))
+        return ToyState(sources, [[] for _ in lengths], token_ids.shape[1])
 
     def step(self, state, token_ids, wanted):
         self.steps.append(token_ids.shape)
         assert ((token_ids >= 0) & (token_ids < self.config.vocabulary_size)).all()
-        logits, hidden = [], []
+        logits, hidden, weighed = [], [], []
         for row, tokens in enumerate(token_ids):
+            source, length = state.source(row)
             for token in tokens.tolist():
-                state.histories[row].append(token)
-                found = what_follows(self.config, state.source(row), state.histories[row])
+                history = state.histories[row]
+                history.append(token)
+                found = what_follows(self.config, source, history)
                 logits.append(found[0])
                 hidden.append(found[1])
+                weighed.append(what_is_weighed(self.config, source, length, history, state.width))
         shape = (*token_ids.shape, -1)
-        outputs = step_outputs(np.reshape(logits, shape), np.reshape(hidden, shape))
+        looks = np.reshape(weighed, (*token_ids.shape, *weighed[0].shape)).transpose(0, 2, 3, 1, 4)
+        outputs = step_outputs(np.reshape(logits, shape), np.reshape(hidden, shape), looks)
         return {name: outputs[name] for name in wanted}
 
 

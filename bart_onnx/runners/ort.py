@@ -21,21 +21,21 @@ from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import BundleError, DeviceError, InputTooLongError
 from bart_onnx.graphs import (
-    DECODER_POSITIONS,
+    ALIGNMENT,
+    CROSS_ATTENTION,
     DECODER_STEP,
-    DECODER_TOKEN_IDS,
     ENCODER,
     ENCODER_SEQUENCE_OUTPUT,
     ENCODER_TOKEN_IDS,
-    PAST_LENGTHS,
     SOURCE_LENGTHS,
     GraphSpec,
     cache_names,
-    decoder_step_graph,
+    cross_query_name,
     graph_specs,
 )
 from bart_onnx.runners.cache import OrtState
 from bart_onnx.runners.providers import open_session
+from bart_onnx.runners.steps import AlignedStep, Binding, Step
 
 # Encoder activations of so many tokens at a time: more would cost memory and gain no speed.
 _ENCODER_TOKENS = 4096
@@ -65,7 +65,9 @@ class OrtRunner:
         self.bundle = bundle
         self.device = device
         self._threads = threads
-        self._outputs = {spec.name: spec for spec in decoder_step_graph(bundle.config).outputs}
+        self._graphs = {spec.name: spec for spec in graph_specs(bundle.config)}
+        stepped = (self._graphs[DECODER_STEP], self._graphs[ALIGNMENT])
+        self._outputs = {spec.name: spec for graph in stepped for spec in graph.outputs}
         self._open()
 
     @property
@@ -128,13 +130,10 @@ class OrtRunner:
         at_once = max(1, _ENCODER_TOKENS // token_ids.shape[1])
         for first in range(0, len(token_ids), at_once):
             some = slice(first, first + at_once)
-            binding = session.io_binding()
-            inputs = {ENCODER_TOKEN_IDS: token_ids[some], SOURCE_LENGTHS: lengths[some]}
-            for name, array in inputs.items():
-                binding.bind_ortvalue_input(name, _value(np.ascontiguousarray(array)))
-            for name, output in outputs.items():
-                binding.bind_ortvalue_output(name, _value(output[some]))
-            session.run_with_iobinding(binding, _only_what_is_bound())
+            given = {ENCODER_TOKEN_IDS: token_ids[some], SOURCE_LENGTHS: lengths[some]}
+            inputs = {name: np.ascontiguousarray(array) for name, array in given.items()}
+            parts = {name: output[some] for name, output in outputs.items()}
+            Binding(session, inputs, parts).run()
 
     def _padded(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         longest = token_ids.shape[1]
@@ -146,7 +145,9 @@ class OrtRunner:
         layers = map(cache_names, range(self.config.decoder.num_layers))
         return [name for names in layers for name in (names.cross_key, names.cross_value)]
 
-    def _binding(self, state: OrtState, query_length: int, wanted: tuple[str, ...]) -> _Step:
+    def _binding(
+        self, state: OrtState, query_length: int, wanted: tuple[str, ...]
+    ) -> Step | AlignedStep:
         session = self._session(DECODER_STEP)
         key = (id(session), state.version, query_length, wanted)
         with self._lock:
@@ -155,37 +156,50 @@ class OrtRunner:
             stale = [other for other in bound if other[:2] != key[:2]]
             for other in stale:
                 del bound[other]
-            shapes = {name: self._output_shape(name, state, query_length) for name in wanted}
-            bound[key] = _Step(session, state, query_length, shapes)
+            bound[key] = self._bound(session, state, query_length, wanted)
         return bound[key]
 
-    def _output_shape(
-        self, name: str, state: OrtState, query_length: int
-    ) -> tuple[tuple[int, ...], str]:
+    def _bound(
+        self, session: Any, state: OrtState, query_length: int, wanted: tuple[str, ...]
+    ) -> Step | AlignedStep:
+        outputs = {name: self._output(name, state, query_length) for name in wanted}
+        if CROSS_ATTENTION not in wanted:
+            return Step(session, state, query_length, outputs)
+        names = map(cross_query_name, range(self.config.decoder.num_layers))
+        queries = {name: self._output(name, state, query_length) for name in names}
+        stepped = {name: array for name, array in outputs.items() if name != CROSS_ATTENTION}
+        step = Step(session, state, query_length, {**stepped, **queries})
+        return AlignedStep(step, self._session(ALIGNMENT), state, queries, outputs)
+
+    def _output(self, name: str, state: OrtState, query_length: int) -> NDArray[np.generic]:
+        """Memory for an output of the step or of the alignment."""
         spec = self._outputs[name]
-        axes = {"batch": state.rows, "query_length": query_length}
-        return tuple(axes[axis] if isinstance(axis, str) else axis for axis in spec.shape), (
-            spec.dtype
-        )
+        width = state.cross[0].shape[2]
+        axes = {"batch": state.rows, "query_length": query_length, "source_length": width}
+        shape = [axes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
+        return np.zeros(shape, spec.dtype)
 
     def _session(self, graph: str) -> Any:
         if self._process != os.getpid():
             _LEFT_OPEN.append((self._sessions, self._bindings))
             self._open()
-        return self._sessions[graph]
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = self._opened(graph)
+            return self._sessions[graph]
 
     def _open(self) -> None:
         self._lock = threading.Lock()
-        self._bindings: weakref.WeakKeyDictionary[OrtState, dict[tuple[Any, ...], _Step]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._sessions = {
-            spec.name: _checked_session(
-                open_session(self.bundle.graph(spec.name), self.device, self._threads), spec
-            )
-            for spec in graph_specs(self.config)
-        }
+        self._bindings: weakref.WeakKeyDictionary[
+            OrtState, dict[tuple[Any, ...], Step | AlignedStep]
+        ] = weakref.WeakKeyDictionary()
+        # The alignment graph is opened when somebody first asks for its output.
+        self._sessions = {graph: self._opened(graph) for graph in (ENCODER, DECODER_STEP)}
         self._process = os.getpid()
+
+    def _opened(self, graph: str) -> Any:
+        session = open_session(self.bundle.graph(graph), self.device, self._threads)
+        return _checked_session(session, self._graphs[graph])
 
     def _check_positions(self, side: str, length: int) -> None:
         limit = self.config.max_sequence_length
@@ -193,57 +207,6 @@ class OrtRunner:
             raise InputTooLongError(
                 f"The {side} was given {length} tokens; this model has {limit} positions."
             )
-
-
-class _Step:
-    """One step of one state with everything bound: ids and positions are written, then it runs."""
-
-    def __init__(
-        self,
-        session: Any,
-        state: OrtState,
-        query_length: int,
-        shapes: Mapping[str, tuple[tuple[int, ...], str]],
-    ) -> None:
-        self._session = session
-        self._binding = session.io_binding()
-        self._options = _only_what_is_bound()
-        self._token_ids = np.zeros((state.rows, query_length), np.int64)
-        self._positions = np.zeros((state.rows, query_length), np.int64)
-        self._past_lengths = np.zeros(state.rows, np.int64)
-        self._offsets = np.arange(query_length)
-        self._outputs = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
-        inputs: dict[str, NDArray[Any]] = {
-            DECODER_TOKEN_IDS: self._token_ids,
-            DECODER_POSITIONS: self._positions,
-            PAST_LENGTHS: self._past_lengths,
-            SOURCE_LENGTHS: np.ascontiguousarray(state.source_lengths),
-        }
-        for layer in range(len(state.own) // 2):
-            names = cache_names(layer)
-            inputs[names.self_key], inputs[names.self_value] = state.own[2 * layer : 2 * layer + 2]
-            cross = state.cross[2 * layer : 2 * layer + 2]
-            inputs[names.cross_key], inputs[names.cross_value] = cross
-        values = {name: _value(array) for name, array in inputs.items()}
-        for name, value in values.items():
-            self._binding.bind_ortvalue_input(name, value)
-        for layer in range(len(state.own) // 2):
-            names = cache_names(layer)
-            self._binding.bind_ortvalue_output(names.updated_self_key, values[names.self_key])
-            self._binding.bind_ortvalue_output(names.updated_self_value, values[names.self_value])
-        for name, array in self._outputs.items():
-            self._binding.bind_ortvalue_output(name, _value(array))
-        # The bound values borrow the arrays' memory.
-        self._keep = (inputs, values)
-
-    def run(
-        self, token_ids: NDArray[np.int64], past_lengths: NDArray[np.int64]
-    ) -> Mapping[str, NDArray[np.generic]]:
-        self._token_ids[:] = token_ids
-        self._past_lengths[:] = past_lengths
-        np.add(past_lengths[:, None], self._offsets, out=self._positions)
-        self._session.run_with_iobinding(self._binding, self._options)
-        return self._outputs
 
 
 def _checked_session(session: Any, spec: GraphSpec) -> Any:
@@ -261,17 +224,3 @@ def _checked_session(session: Any, spec: GraphSpec) -> Any:
                 f"found {odd[1]}. Export the checkpoint again."
             )
     return session
-
-
-def _value(array: NDArray[Any]) -> Any:
-    from onnxruntime import OrtValue
-
-    return OrtValue.ortvalue_from_numpy(array)
-
-
-def _only_what_is_bound() -> Any:
-    from onnxruntime import RunOptions
-
-    options = RunOptions()
-    options.only_execute_path_to_fetches = True
-    return options

@@ -140,6 +140,16 @@ def test_a_newer_format_is_refused(copy):
         Bundle.open(copy)
 
 
+def test_an_older_format_is_refused(copy):
+    rewrite_manifest(copy, format_version=1, bart_onnx_version="0.0.1")
+    with pytest.raises(
+        BundleFormatError, match=r"format 1, written by.*0\.0\.1.*Remove it, and export"
+    ):
+        Bundle.open(copy)
+    with pytest.raises(BundleFormatError, match="reads format 2"):
+        OnnxBartSeq2SeqLM.from_preset(copy)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -222,7 +232,8 @@ def test_graphs_that_do_not_fit_the_config_are_refused(copy):
 
 
 def test_swapped_graphs_are_refused(copy):
-    rewrite_manifest(copy, graphs={"encoder": "decoder_step.onnx", "decoder_step": "encoder.onnx"})
+    graphs = {"encoder": "decoder_step.onnx", "decoder_step": "encoder.onnx"}
+    rewrite_manifest(copy, graphs=graphs | {"alignment": "alignment.onnx"})
     with pytest.raises(BundleError, match="does not fit"):
         OnnxBartSeq2SeqLM.from_preset(copy)
 

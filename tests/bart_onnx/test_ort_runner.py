@@ -11,6 +11,7 @@ from tiny_models import VARIANTS, random_checkpoint
 
 from bart_onnx.errors import DeviceError, InputTooLongError
 from bart_onnx.graphs import (
+    CROSS_ATTENTION,
     DECODER_SEQUENCE_OUTPUT,
     LOG_SUM_EXP,
     LOGITS,
@@ -19,6 +20,7 @@ from bart_onnx.graphs import (
     TOP_TOKEN_IDS,
 )
 from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.runners.providers import open_session
 from exporters.bart import Bart
 from exporters.verify import full_pass
 
@@ -29,7 +31,10 @@ EVERYTHING = (
     TOP_TOKEN_IDS,
     LOG_SUM_EXP,
     DECODER_SEQUENCE_OUTPUT,
+    CROSS_ATTENTION,
 )
+# The axis that counts the tokens fed.
+QUERY_AXIS = dict.fromkeys(EVERYTHING, 1) | {CROSS_ATTENTION: 3}
 
 
 @pytest.fixture(params=[1, 2])
@@ -53,7 +58,10 @@ def decode(runner, sources, lengths, tokens, steps, wanted=(LOGITS,)):
         outputs = runner.step(state, tokens[:, start : start + count], wanted)
         pieces.append({name: array.copy() for name, array in outputs.items()})
         start += count
-    return {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in wanted}
+    return {
+        name: np.concatenate([piece[name] for piece in pieces], axis=QUERY_AXIS[name])
+        for name in wanted
+    }
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
@@ -69,7 +77,10 @@ def test_steps_equal_one_pass_of_torch(variant, variant_bundles):
     steps = [2, 3] + [1] * (length - 5)
     runner = OrtRunner(variant_bundles(variant))
     found = decode(runner, sources, lengths, tokens, steps, EVERYTHING)
-    np.testing.assert_allclose(found[LOGITS], expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(found[LOGITS], expected[LOGITS], atol=1e-4, rtol=0)
+    weighed = found[CROSS_ATTENTION]
+    np.testing.assert_allclose(weighed[..., :length], expected[CROSS_ATTENTION], atol=1e-5, rtol=0)
+    assert not weighed[..., length:].any()
     np.testing.assert_array_equal(found[NEXT_TOKEN_IDS], found[LOGITS].argmax(-1))
     best = np.sort(found[LOGITS], axis=-1)[..., ::-1][..., : found[TOP_LOGITS].shape[-1]]
     np.testing.assert_array_equal(found[TOP_LOGITS], best)
@@ -88,8 +99,11 @@ def test_a_row_alone_is_bit_equal_to_the_row_in_any_batch(runner):
         one = slice(row, row + 1)
         trimmed = sources[one, : lengths[row]]
         alone = decode(runner, trimmed, lengths[one], tokens[one], steps, EVERYTHING)
+        # Beside a longer source there is more padding.
+        width = alone[CROSS_ATTENTION].shape[-1]
+        wide = together | {CROSS_ATTENTION: together[CROSS_ATTENTION][..., :width]}
         for name in EVERYTHING:
-            np.testing.assert_array_equal(alone[name][0], together[name][row], err_msg=name)
+            np.testing.assert_array_equal(alone[name][0], wide[name][row], err_msg=name)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -120,6 +134,85 @@ def test_padding_of_the_source_is_never_read(runner):
         decode(runner, sources, lengths, tokens, steps)[LOGITS],
         decode(runner, other, lengths, tokens, steps)[LOGITS],
     )
+
+
+def weighed_alone(runner, sources, lengths, source, fed):
+    """Cross-attention [layers, heads, tokens, source_length] of one row of a source."""
+    one = slice(source, source + 1)
+    state = runner.encode(sources[one], lengths[one])
+    return runner.step(state, fed[None], (CROSS_ATTENTION,))[CROSS_ATTENTION][0]
+
+
+def test_cross_attention_is_zero_past_the_source_and_sums_to_one(runner):
+    sources, lengths, tokens = random_rows(runner.config, 5)
+    weighed = decode(runner, sources, lengths, tokens, [3, 1, 2], (CROSS_ATTENTION,))
+    weighed = weighed[CROSS_ATTENTION]
+    config, width = runner.config.decoder, -(-sources.shape[1] // 16) * 16
+    assert weighed.shape == (5, config.num_layers, config.num_heads, 6, width)
+    assert weighed.dtype == np.float32
+    for row, length in enumerate(lengths):
+        assert (weighed[row, ..., length:] == 0).all()
+        assert (weighed[row, ..., :length] > 0).all()
+    np.testing.assert_allclose(weighed.sum(-1), 1, atol=1e-6)
+    part = runner.encode(sources, lengths).between(1, 3)
+    found = runner.step(part, tokens[1:3, :3], (CROSS_ATTENTION,))[CROSS_ATTENTION]
+    np.testing.assert_array_equal(found, weighed[1:3, ..., :3, :])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_beam_has_the_cross_attention_of_its_own_tokens(runner, count):
+    sources, lengths, tokens = random_rows(runner.config, 3)
+    state = beams_of(runner, sources, lengths, tokens, 4)
+    fed = np.random.default_rng(1).integers(runner.config.vocabulary_size, size=(12, count))
+    weighed = runner.step(state, fed, (CROSS_ATTENTION,))[CROSS_ATTENTION].copy()
+    assert weighed.shape[0] == 12
+    for row in range(12):
+        history = np.concatenate([tokens[row // 4, :2], fed[row]])
+        alone = weighed_alone(runner, sources, lengths, row // 4, history)[..., 2:, :]
+        np.testing.assert_allclose(weighed[row], wider(alone, weighed), atol=1e-6)
+    # Beams that change places, and sources that leave, take theirs along.
+    rows = np.array([9, 8, 8, 11, 2, 2, 1, 0])
+    state.select(rows)
+    after = np.random.default_rng(2).integers(runner.config.vocabulary_size, size=(8, 1))
+    weighed = runner.step(state, after, (CROSS_ATTENTION,))[CROSS_ATTENTION]
+    for place, row in enumerate(rows):
+        history = np.concatenate([tokens[row // 4, :2], fed[row], after[place]])
+        alone = weighed_alone(runner, sources, lengths, row // 4, history)[..., -1:, :]
+        np.testing.assert_allclose(weighed[place], wider(alone, weighed), atol=1e-6)
+
+
+def wider(weighed, like):
+    """With as much padding as another has."""
+    missing = like.shape[-1] - weighed.shape[-1]
+    return np.pad(weighed, [(0, 0)] * 3 + [(0, missing)])
+
+
+def test_asking_for_cross_attention_changes_no_other_bit(runner):
+    sources, lengths, tokens = random_rows(runner.config, 4)
+    others = EVERYTHING[:-1]
+    without = decode(runner, sources, lengths, tokens, [3, 1, 1, 2], others)
+    beside = decode(runner, sources, lengths, tokens, [3, 1, 1, 2], EVERYTHING)
+    for name in others:
+        np.testing.assert_array_equal(without[name], beside[name], err_msg=name)
+
+
+def test_the_alignment_graph_is_opened_when_it_is_asked_for(variant_bundles, monkeypatch):
+    opened = []
+
+    def noted(path, *arguments):
+        opened.append(path.stem)
+        return open_session(path, *arguments)
+
+    monkeypatch.setattr("bart_onnx.runners.ort.open_session", noted)
+    runner = OrtRunner(variant_bundles("plain"), threads=1)
+    sources, lengths, tokens = random_rows(runner.config, 2)
+    state = runner.encode(sources, lengths)
+    runner.step(state, tokens[:, :2], (LOGITS, DECODER_SEQUENCE_OUTPUT))
+    assert opened == ["encoder", "decoder_step"]
+    for column in (2, 3):
+        found = runner.step(state, tokens[:, [column]], (CROSS_ATTENTION,))
+        assert list(found) == [CROSS_ATTENTION]
+    assert opened == ["encoder", "decoder_step", "alignment"]
 
 
 def test_selected_rows_go_on_as_if_they_were_alone(runner):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from tiny_models import VARIANTS, random_checkpoint
 
+from bart_onnx.graphs import CROSS_ATTENTION, LOGITS
+from exporters.alignment import cross_attention
 from exporters.bart import Bart
 from exporters.verify import full_pass
 
@@ -31,14 +33,15 @@ def test_steps_equal_one_pass(variant):
             fed = torch.from_numpy(tokens[:, start : start + count])
             positions = torch.arange(start, start + count).expand(3, count)
             past = torch.full((3,), start)
-            logits, _, updated = bart.decode(
+            logits, _, updated, queries = bart.decode(
                 fed, positions, past, torch.from_numpy(lengths), caches
             )
             for index, cache in enumerate(updated):
                 caches[4 * (index // 2) + index % 2] = cache
-            np.testing.assert_allclose(
-                logits.numpy(), whole[:, start : start + count], atol=1e-4, rtol=0
-            )
+            weighed = cross_attention(queries, cross[::2], torch.from_numpy(lengths))
+            for name, found in ((LOGITS, logits), (CROSS_ATTENTION, weighed)):
+                expected = whole[name][..., start : start + count, :]
+                np.testing.assert_allclose(found.numpy(), expected, atol=1e-4, rtol=0)
             start += count
 
 
@@ -49,7 +52,7 @@ def test_every_weight_gets_a_gradient():
     _, cross = bart.encode(tokens, torch.tensor([6, 3]))
     empty = torch.zeros(2, config.decoder.num_heads, 6, config.decoder_head_dim)
     positions, past = torch.arange(6).expand(2, 6), torch.zeros(2, dtype=torch.int64)
-    logits, _, _ = bart.decode(
+    logits, _, _, _ = bart.decode(
         tokens, positions, past, torch.tensor([6, 3]), [empty, empty, *cross]
     )
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()

@@ -76,3 +76,16 @@ def test_caches_are_updated_and_attended_by_lengths(bundle):
     assert len(attentions) == 2 * layers
     # Input 6 of Attention-24 is nonpad_kv_seqlen.
     assert all(len(node.input) == 7 and node.input[6] for node in attentions)
+
+
+def test_only_the_alignment_graph_computes_probabilities(bundle):
+    step, alignment = (
+        onnx.load(bundle.graph(name), load_external_data=False)
+        for name in ("decoder_step", "alignment")
+    )
+    assert "Softmax" not in {node.op_type for node in step.graph.node}
+    # An Attention's other outputs would be computed in every step.
+    assert all(len(node.output) == 1 for node in step.graph.node if node.op_type == "Attention")
+    # One for all layers.
+    assert [node.op_type for node in alignment.graph.node].count("Softmax") == 1
+    assert not any(tensor.external_data for tensor in alignment.graph.initializer)

@@ -1,6 +1,7 @@
 """The step graph against transformers, for every variant of checkpoint that can be made.
 
-transformers 5.23 judges: logits within 1e-4 in float32, whole and step by step.
+transformers 5.23 judges: logits within 1e-4 in float32, whole and step by step, and so the
+cross-attention of every layer and head.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is the j
 torch = pytest.importorskip("torch", reason="transformers runs on torch")
 
 from bart_onnx.bundle import Bundle  # noqa: E402
-from bart_onnx.graphs import LOGITS  # noqa: E402
+from bart_onnx.graphs import CROSS_ATTENTION, LOGITS  # noqa: E402
 from bart_onnx.runners.ort import OrtRunner  # noqa: E402
 from exporters.export import export  # noqa: E402
 
@@ -76,6 +77,20 @@ def judge(model, sources, lengths, tokens):
         ).logits.numpy()
 
 
+def judge_of_attention(model, sources, lengths, tokens):
+    """Cross-attentions [rows, layers, heads, length, source_length] in one pass of transformers."""
+    model.set_attn_implementation("eager")  # no other keeps them
+    mask = torch.arange(sources.shape[1]) < torch.from_numpy(lengths)[:, None]
+    with torch.inference_mode():
+        layers = model(
+            input_ids=torch.from_numpy(sources),
+            attention_mask=mask.long(),
+            decoder_input_ids=torch.from_numpy(tokens),
+            output_attentions=True,
+        ).cross_attentions
+    return torch.stack(layers, dim=1).numpy()
+
+
 def by_steps(runner, sources, lengths, tokens, steps):
     state = runner.encode(sources, lengths)
     pieces, start = [], 0
@@ -103,6 +118,35 @@ def test_logits_equal_transformers(variant, tmp_path):
     for steps in ([24], [1] * 24, [2, 1, 7, 1, 13]):
         found = by_steps(runner, sources, lengths, tokens, steps)
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0, err_msg=str(steps))
+
+
+@pytest.mark.parametrize("variant", ["plain", "distilled", "unequal_heads"])
+def test_cross_attention_equals_transformers(variant, tmp_path):
+    model = make_checkpoint(variant, tmp_path / "checkpoint")
+    bundle = export(str(tmp_path / "checkpoint"), tmp_path / "bundle", show_progress=False)
+    runner = OrtRunner(Bundle.open(bundle))
+    for beams, steps in ((1, [9]), (1, [1] * 9), (3, [9]), (3, [1] * 9), (3, [2, 1, 6])):
+        check_cross_attention(model, runner, beams, steps)
+
+
+def check_cross_attention(model, runner, beams, steps):
+    sources, lengths, _ = example(runner.config.vocabulary_size)
+    tokens = np.random.default_rng(6).integers(3, 120, (4 * beams, 9))
+    tokens[:, 0] = 2
+    expected = judge_of_attention(
+        model, np.repeat(sources, beams, 0), np.repeat(lengths, beams), tokens
+    )
+    state = runner.encode(sources, lengths)
+    state.expand(beams)
+    start = 0
+    for count in steps:
+        fed = slice(start, start + count)
+        found = runner.step(state, tokens[:, fed], (CROSS_ATTENTION,))[CROSS_ATTENTION]
+        np.testing.assert_allclose(found[..., :30], expected[..., fed, :], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
+        for row, length in enumerate(np.repeat(lengths, beams)):
+            assert (found[row, ..., length:] == 0).all()
+        start += count
 
 
 @pytest.mark.parametrize(

@@ -288,14 +288,14 @@ class BartBackbone:
             InputError: another format, or what a Keras preset cannot hold; it is named.
             ExportError: the directory has something in it, or cannot be written.
         """
-        generation_config = self._bundle.generation_config if self._bundle else {}
+        bundle = self._bundle or self._graphs
         save_preset(
             format,
             user_path(directory),
             self.config,
             self._weights,
             preprocessor,
-            generation_config,
+            {} if bundle is None else bundle.generation_config,
             self._tokenizer_json() if preprocessor is not None else None,
             max_shard_size,
         )

@@ -77,7 +77,8 @@ def assemble_bundle(
 
     Args:
         weights: by their names in `bart_onnx.weights`.
-        graphs: a bundle of the same config, whose graphs need not be traced again.
+        graphs: what the weights were in before: its graphs need not be traced again, and its
+            generation config is taken.
 
     Raises:
         MissingPackageError: what exporting needs is not installed; the message has the command.
@@ -138,6 +139,7 @@ def save_preset(
         tokenizer,
         encoder_sequence_length=getattr(preprocessor, "encoder_sequence_length", None),
         decoder_sequence_length=getattr(preprocessor, "decoder_sequence_length", None),
+        generation_config=generation_config,
         max_shard_size=max_shard_size,
     )
 

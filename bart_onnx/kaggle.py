@@ -203,7 +203,9 @@ def _cache_finder(variant: Path, directory: Path) -> Find:
 
 def _package() -> ModuleType:
     try:
-        import kagglehub
+        # Its messages go for ever where the standard output is now, which is for text.
+        with redirect_stdout(sys.stderr):
+            import kagglehub
     except ImportError as error:
         raise MissingPackageError(
             "kaggle:// presets need kagglehub, which is not installed; run "

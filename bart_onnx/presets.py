@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from bart_onnx.config import BartConfig
 
@@ -18,16 +19,37 @@ class Preset:
             whose bundle comes with this package.
         config: its numbers, as KerasHub's registry states them.
         description: one sentence for people.
+        generation_config: generation defaults under transformers' names, for sources that hold
+            none, as Keras presets do.
     """
 
     sources: tuple[str, ...]
     config: BartConfig
     description: str
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _large(vocabulary_size: int) -> BartConfig:
     return BartConfig(vocabulary_size, 12, 16, 1024, 4096)
 
+
+# facebook/bart-large-cnn's own.
+_CNN_GENERATION: Mapping[str, Any] = MappingProxyType(
+    {
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "forced_bos_token_id": 0,
+        "forced_eos_token_id": 2,
+        "num_beams": 4,
+        "length_penalty": 2.0,
+        "min_length": 56,
+        "max_length": 142,
+        "no_repeat_ngram_size": 3,
+        "early_stopping": True,
+    }
+)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -53,6 +75,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             ),
             config=_large(50264),
             description="bart_large_en fine-tuned to summarise news (CNN/DailyMail).",
+            generation_config=_CNN_GENERATION,
         ),
     }
 )

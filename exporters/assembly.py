@@ -79,13 +79,17 @@ def build(
 def assemble(
     config: BartConfig, weights: Weights, directory: Path, graphs: Bundle | None = None
 ) -> None:
-    """Make a directory that holds a bundle of weights that are in no file."""
+    """Make a directory that holds a bundle of weights that are in no file.
+
+    Args:
+        graphs: see `build`; its generation config is taken too.
+    """
     shapes = weight_shapes(config)
     checkpoint = Checkpoint(
         source="memory",
         format="memory",
         config=config,
-        generation_config={},
+        generation_config={} if graphs is None else graphs.generation_config,
         weights=weights,
         weight_bytes=sum(4 * math.prod(shape) for shape in shapes.values()),
         source_dtypes=dict.fromkeys(shapes, "float32"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from bart_onnx import hub, kaggle
@@ -47,7 +48,8 @@ def _open_source(source: str, allow_pickle: bool, offline: bool, progress: Progr
         if not offline:
             progress.say(f"Downloading {source} through kagglehub")
         found = kaggle.download(source, offline=offline)
-        return read_directory(found.directory, str(found.uri), allow_pickle)
+        checkpoint = read_directory(found.directory, str(found.uri), allow_pickle)
+        return _with_generation_config(checkpoint, found.uri)
     if not hub.is_hub_uri(source):
         path = user_path(source)
         # Its name alone: where it lay is nobody's business who gets the bundle.
@@ -59,6 +61,16 @@ def _open_source(source: str, allow_pickle: bool, offline: bool, progress: Progr
         )
     snapshot = hub.download_checkpoint(source, allow_pickle=allow_pickle, offline=offline)
     return read_directory(snapshot.directory, f"{source} at {snapshot.revision}", allow_pickle)
+
+
+def _with_generation_config(checkpoint: Checkpoint, uri: kaggle.KaggleUri) -> Checkpoint:
+    """With that of the built-in preset of which this is a version, where it has none itself."""
+    variant = f"{replace(uri, version=None)}/"
+    for preset in PRESETS.values():
+        if any(source.startswith(variant) for source in preset.sources):
+            own = checkpoint.generation_config or dict(preset.generation_config)
+            return replace(checkpoint, generation_config=own)
+    return checkpoint
 
 
 def _read_path(path: Path, source: str, allow_pickle: bool) -> Checkpoint:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Word and phoneme error rates of a grapheme-to-phoneme BART on held-out words, greedily.
+"""Word and phoneme error rates of a grapheme-to-phoneme BART on held-out words.
 
     python -m bart_onnx.export --preset CHECKPOINT --output BUNDLE
-    python scripts/evaluate_g2p.py CHECKPOINT BUNDLE HELDOUT.tsv [--most N]
+    python scripts/evaluate_g2p.py CHECKPOINT BUNDLE HELDOUT.tsv [--num-beams N] [--limit N]
 
 CHECKPOINT holds config.json with the two character tables of PeterReid's models; HELDOUT.tsv has
 lines `word<TAB>phonemes`. A word is wrong if any character differs; edits are Levenshtein distances
@@ -23,7 +23,7 @@ import numpy as np
 from bart_onnx import OnnxBartSeq2SeqLM
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
-MOST_TOKENS = 61  # the start token and 60 new ones
+NEW_TOKENS = 60
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Characters:
         return cls({letter: index for index, letter in letters}, config["phoneme_chars"])
 
     def encode(self, words: Sequence[str]) -> dict[str, np.ndarray]:
-        """The four arrays that generate() takes without a preprocessor, int32 and bool."""
+        """The arrays that generate() takes without a preprocessor, int32 and bool."""
         rows = [
             [START, *(self.graphemes.get(letter, UNKNOWN) for letter in word), END]
             for word in words
@@ -48,23 +48,18 @@ class Characters:
         sources = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
         for row, ids in enumerate(rows):
             sources[row, : len(ids)] = ids
-        targets = np.full((len(rows), MOST_TOKENS), PAD, np.int32)
-        targets[:, 0] = START
-        return {
-            "encoder_token_ids": sources,
-            "encoder_padding_mask": sources != PAD,
-            "decoder_token_ids": targets,
-            "decoder_padding_mask": np.arange(MOST_TOKENS) < np.ones((len(rows), 1)),
-        }
+        return {"encoder_token_ids": sources, "encoder_padding_mask": sources != PAD}
 
     def decode(self, token_ids: np.ndarray) -> str:
         known = range(UNKNOWN + 1, len(self.phonemes))
         return "".join(self.phonemes[token_id] for token_id in token_ids if token_id in known)
 
 
-def pronounce(lm: OnnxBartSeq2SeqLM, characters: Characters, words: Sequence[str]) -> list[str]:
-    """Phonemes of each word, decoded greedily."""
-    found = lm.generate(characters.encode(words), stop_token_ids=(END,))
+def pronounce(
+    lm: OnnxBartSeq2SeqLM, characters: Characters, words: Sequence[str], num_beams: int = 1
+) -> list[str]:
+    """Phonemes of each word, as the checkpoint's generation config and `num_beams` say."""
+    found = lm.generate(characters.encode(words), num_beams=num_beams, max_new_tokens=NEW_TOKENS)
     rows = zip(found["decoder_token_ids"], found["decoder_padding_mask"], strict=True)
     return [characters.decode(ids[mask]) for ids, mask in rows]
 
@@ -103,26 +98,30 @@ def read_words(path: Path) -> list[tuple[str, str]]:
     return [(word, phonemes) for word, phonemes in (line.split("\t") for line in lines)]
 
 
+def spread(rows: list[tuple[str, str]], limit: int | None) -> list[tuple[str, str]]:
+    """At most `limit` rows at equal distances; all of them where it is None."""
+    return rows if limit is None else rows[:: max(1, len(rows) // limit)][:limit]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("heldout", type=Path)
-    parser.add_argument("--most", type=int, help="only so many words, spread over the file")
+    parser.add_argument("--num-beams", type=int, default=1, help="default: 1, greedy")
+    parser.add_argument("--limit", type=int, help="only so many words, spread over the file")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    rows = read_words(options.heldout)
-    if options.most:
-        rows = rows[:: max(1, len(rows) // options.most)][: options.most]
+    rows = spread(read_words(options.heldout), options.limit)
+    words, characters = [word for word, _ in rows], Characters.read(options.checkpoint)
     lm = OnnxBartSeq2SeqLM.from_preset(options.bundle, preprocessor=None, threads=options.threads)
-    lm.compile(sampler="greedy")
     started = time.perf_counter()
-    found = pronounce(lm, Characters.read(options.checkpoint), [word for word, _ in rows])
+    found = pronounce(lm, characters, words, options.num_beams)
     seconds = time.perf_counter() - started
     rates = error_rates(found, [phonemes for _, phonemes in rows])
     print(f"{rates['wrong_words']} of {rates['words']} words wrong: WER {rates['wer']:.2f} %")
     print(f"{rates['edits']} edits in {rates['characters']} phonemes: PER {rates['per']:.2f} %")
-    print(json.dumps({**rates, "seconds": round(seconds, 2)}))
+    print(json.dumps({"num_beams": options.num_beams, **rates, "seconds": round(seconds, 2)}))
 
 
 if __name__ == "__main__":

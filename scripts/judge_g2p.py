@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Word and phoneme error rates of an exported bart_tiny_en_g2p on held-out words.
 
-    python scripts/judge_g2p.py BUNDLE HELDOUT.tsv [--sampler greedy|beam] [--most N]
+    python scripts/judge_g2p.py BUNDLE HELDOUT.tsv [--sampler greedy|beam] [--limit N]
 
 HELDOUT.tsv has lines `word<TAB>phonemes`. A word is wrong if any character differs. It ends with
 one line of JSON.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluate_g2p import error_rates, read_words
+from evaluate_g2p import error_rates, read_words, spread
 
 from bart_onnx import OnnxBartSeq2SeqLM
 
@@ -39,12 +39,10 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("heldout", type=Path)
     parser.add_argument("--sampler", default="greedy")
-    parser.add_argument("--most", type=int, help="only so many words, spread over the file")
+    parser.add_argument("--limit", type=int, help="only so many words, spread over the file")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    rows = read_words(options.heldout)
-    if options.most:
-        rows = rows[:: max(1, len(rows) // options.most)][: options.most]
+    rows = spread(read_words(options.heldout), options.limit)
     lm = OnnxBartSeq2SeqLM.from_preset(options.bundle, threads=options.threads)
     lm.compile(sampler=options.sampler)
     started = time.perf_counter()

@@ -11,7 +11,8 @@ from bart_onnx.errors import CheckpointError, DownloadError, MissingFileError
 from bart_onnx.hub.uri import HubUri
 
 CONFIG = "config.json"
-_OPTIONAL = ("generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+GENERATION_CONFIG = "generation_config.json"
+_OPTIONAL = (GENERATION_CONFIG, "tokenizer.json", "vocab.json", "merges.txt")
 KERAS_OPTIONAL = (
     "tokenizer.json",
     "preprocessor.json",
@@ -47,7 +48,10 @@ def needed_files(
         listed = _table(uri, MANIFEST, read_json(MANIFEST), "files")
         needed = [MANIFEST, SEAL, *(_checked(uri, MANIFEST, name) for name in listed)]
     elif _is_keras(names, read_json):
-        optional = [name for name in KERAS_OPTIONAL if name in names]
+        # Not one of Keras' own files, so Kaggle is never asked for it: kagglehub would ask again
+        # each time for a file that is not there.
+        known = (*KERAS_OPTIONAL, GENERATION_CONFIG)
+        optional = [name for name in known if name in names]
         weights = [KERAS_WEIGHTS]
         if KERAS_WEIGHTS not in names:
             weights = [KERAS_INDEX, *keras_shards(uri, read_json(KERAS_INDEX))]

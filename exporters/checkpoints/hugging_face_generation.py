@@ -15,6 +15,7 @@ from bart_onnx.config import BartConfig
 from exporters.checkpoints.hugging_face_config import bad_value, integer
 from exporters.checkpoints.local_files import find_file, read_json_object
 
+FILE = "generation_config.json"
 TASK_KEY = "task_specific_params"
 TASK = "summarization"
 
@@ -81,7 +82,7 @@ def generation_config(
     Raises:
         CheckpointError: a known key holds what it cannot, or a token id outside the vocabulary.
     """
-    path = find_file(directory, "generation_config.json")
+    path = find_file(directory, FILE)
     if path is None:
         defaults = _known(config_values, config_path, config)
         # The name that BART's first configs had for it, which transformers reads there as well.
@@ -90,10 +91,27 @@ def generation_config(
             defaults["forced_bos_token_id"] = defaults["bos_token_id"]
     else:
         defaults = _known(read_json_object(path), path, config)
-    tasks = config_values.get(TASK_KEY)
-    if isinstance(tasks, Mapping) and isinstance(tasks.get(TASK), Mapping):
-        defaults[TASK_KEY] = {TASK: _known(tasks[TASK], config_path, config)}
-    return defaults
+    return defaults | _tasks(config_values, config_path, config)
+
+
+def saved_generation_config(directory: Path, config: BartConfig) -> dict[str, Any]:
+    """What generation_config.json alone says, the task included; {} where there is none.
+
+    Raises:
+        CheckpointError: as `generation_config`.
+    """
+    path = find_file(directory, FILE)
+    if path is None:
+        return {}
+    values = read_json_object(path)
+    return _known(values, path, config) | _tasks(values, path, config)
+
+
+def _tasks(values: Mapping[str, Any], path: Path, config: BartConfig) -> dict[str, Any]:
+    tasks = values.get(TASK_KEY)
+    if not isinstance(tasks, Mapping) or not isinstance(tasks.get(TASK), Mapping):
+        return {}
+    return {TASK_KEY: {TASK: _known(tasks[TASK], path, config)}}
 
 
 def _known(values: Mapping[str, Any], path: Path, config: BartConfig) -> dict[str, Any]:

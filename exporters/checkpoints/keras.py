@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bart_onnx.config import BartConfig
 from bart_onnx.errors import CheckpointError
 from bart_onnx.weights import weight_shapes
 from exporters.checkpoints.checkpoint import Checkpoint
+from exporters.checkpoints.hugging_face_generation import saved_generation_config
 from exporters.checkpoints.keras_archive import KerasArchive
 from exporters.checkpoints.keras_config import (
     BACKBONE,
@@ -62,7 +64,8 @@ def read(directory: Path, *, source: str) -> Checkpoint:
     """Open the Keras preset in `directory`; `source` names it for people.
 
     Token ids are those of its vocabulary. The tokenizer keeps the preset's options, so `<mask>`
-    is special only where they say so; sequence lengths count where the preset has any.
+    is special only where they say so; sequence lengths count where the preset has any. Keras
+    writes no generation_config.json; `save_to_preset` does where the model has one.
 
     Raises:
         MissingFileError: no such directory, or a file that a preset needs is not in it.
@@ -75,7 +78,9 @@ def read(directory: Path, *, source: str) -> Checkpoint:
     tokenizer = _preset_tokenizer(root, source)
     vocabulary = read_json_object(tokenizer[_VOCABULARY]) if _VOCABULARY in tokenizer else None
     config = backbone_config(values, config_path, vocabulary)
-    return _checkpoint(source, config, open_weights(root, source), config_path, tokenizer)
+    generation_config = saved_generation_config(root, config)
+    checkpoint = _checkpoint(source, config, open_weights(root, source), config_path, tokenizer)
+    return replace(checkpoint, generation_config=generation_config)
 
 
 def read_archive(path: Path, *, source: str) -> Checkpoint:

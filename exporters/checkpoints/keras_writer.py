@@ -21,6 +21,7 @@ from bart_onnx.errors import InputError
 from bart_onnx.publish import staged
 from bart_onnx.tokenizer import BartTokenizer
 from bart_onnx.weights import weight_shapes
+from exporters.checkpoints.hugging_face_generation import FILE as GENERATION_FILE
 from exporters.checkpoints.keras_config import LENGTHS, SPECIAL_TOKENS
 from exporters.checkpoints.keras_names import dataset_name, dataset_shapes
 
@@ -50,6 +51,7 @@ def write(
     *,
     encoder_sequence_length: int | None = None,
     decoder_sequence_length: int | None = None,
+    generation_config: Mapping[str, Any] | None = None,
     max_shard_size: float = 10,
 ) -> None:
     """Write a preset into a new or empty directory, whole or not at all.
@@ -65,6 +67,8 @@ def write(
         tokenizer: its tokenizer; None writes a preset of the backbone and task alone.
         encoder_sequence_length, decoder_sequence_length: lengths for preprocessor.json; None
             writes none, as KerasHub does, which then takes 1024.
+        generation_config: generation defaults under transformers' names. KerasHub reads no such
+            file and leaves it alone.
         max_shard_size: largest size in GB (2**30 bytes) of one weight file.
 
     Raises:
@@ -76,6 +80,8 @@ def write(
     lengths = {name: length for name, length in given if length is not None}
     with staged(directory) as staging:
         _write_objects(staging, config, tokenizer, lengths)
+        if generation_config:
+            _write_json(staging / GENERATION_FILE, generation_config)
         _write_weights(staging, config, weights, max_shard_size * _GIGABYTE)
 
 

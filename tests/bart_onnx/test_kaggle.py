@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,16 @@ def test_built_in_names_ask_kaggle_first() -> None:
         assert preset.sources[0] == f"kaggle://keras/bart/keras/{name}/3"
         kaggle.parse_uri(preset.sources[0])
         assert preset.sources[1].startswith("hf://")
+
+
+def test_generation_config_of_the_summariser(shared_data: Path) -> None:
+    configs = shared_data / "bart_vocab" / "hf_reference_configs"
+    path = configs / "distilbart-cnn-6-6.generation_config.json"
+    expected = json.loads(path.read_text())
+    del expected["_from_model_config"], expected["transformers_version"]
+    assert PRESETS["bart_large_en_cnn"].generation_config == expected
+    others = [preset for name, preset in PRESETS.items() if name != "bart_large_en_cnn"]
+    assert not any(preset.generation_config for preset in others)
 
 
 def test_stored_by_the_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

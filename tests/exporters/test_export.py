@@ -156,7 +156,8 @@ def test_a_bundle_is_itself_a_source(tiny_bundle, tmp_path):
     assert again.generation_config == first.generation_config
     for name in first.weight_names():
         np.testing.assert_array_equal(again.weight(name), first.weight(name))
-    for file in ("encoder.onnx", "decoder_step.onnx", "weights.bin", "tokenizer/vocab.json"):
+    graphs = ("encoder.onnx", "decoder_step.onnx", "alignment.onnx")
+    for file in (*graphs, "weights.bin", "tokenizer/vocab.json"):
         assert first.manifest["files"][file] == again.manifest["files"][file], file
     lm = OnnxBartSeq2SeqLM.from_preset(tmp_path / "again")
     lm.compile(sampler="greedy")
@@ -187,6 +188,19 @@ def test_graphs_that_are_off_are_not_published(tmp_path, monkeypatch):
         export_checkpoint(checkpoint, tmp_path / "bundle")
     assert True in traced
     assert False in traced
+
+
+def test_an_alignment_that_is_off_is_not_published(tmp_path, monkeypatch):
+    from exporters import alignment
+
+    right = alignment.cross_attention
+
+    def blind_to_lengths(queries, keys, source_lengths):
+        return right(queries, keys, source_lengths * 0 + keys[0].shape[2])
+
+    monkeypatch.setattr(alignment, "cross_attention", blind_to_lengths)
+    with pytest.raises(ExportError, match="cross-attentions differ from the torch module's"):
+        export_checkpoint(random_checkpoint(TINY), tmp_path / "bundle")
 
 
 def test_weights_that_are_no_numbers_are_not_published(tmp_path):

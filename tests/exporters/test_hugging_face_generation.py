@@ -1,4 +1,7 @@
-"""Generation defaults are those that transformers (5.23) takes from the same files."""
+"""Generation defaults are those that transformers (5.23) takes from the same files.
+
+A Keras preset has none but what this package wrote into it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keras_files import PRESET
 from tiny_checkpoints import golden_config, golden_tensors, write_checkpoint
 from transformers import BartForConditionalGeneration
 
+from bart_onnx.decoding.generation_config import for_summarization
+from bart_onnx.errors import CheckpointError
+from exporters.checkpoints import keras, keras_writer
 from exporters.checkpoints.hugging_face import read
 from exporters.checkpoints.hugging_face_generation import KNOWN_KEYS
 
@@ -73,3 +80,34 @@ def test_summarization_task_is_recorded_and_not_applied(tmp_path: Path) -> None:
     found = read(write_checkpoint(tmp_path, values, golden_tensors()), source="t").generation_config
     assert found["num_beams"] == 2
     assert found["task_specific_params"] == {"summarization": SUMMARY_DEFAULTS}
+
+
+def test_a_file_of_its_own_leaves_the_task_of_config_json(tmp_path: Path) -> None:
+    tasks = {"summarization": SUMMARY_DEFAULTS}
+    values = golden_config(task_specific_params=tasks, num_beams=7, min_length=9)
+    write_checkpoint(tmp_path, values, golden_tensors())
+    (tmp_path / "generation_config.json").write_text('{"num_beams": 2}')
+    found = read(tmp_path, source="t").generation_config
+    assert found == {"num_beams": 2, "task_specific_params": tasks}
+    merged = for_summarization(found)
+    assert (merged["num_beams"], merged["min_length"]) == (4, 5)
+
+
+@pytest.mark.parametrize("tasks", [None, [], "summarization", {}, {"summarization": 3}])
+def test_tasks_of_no_use_are_left_behind(tmp_path: Path, tasks: object) -> None:
+    values = golden_config(task_specific_params=tasks)
+    found = read(write_checkpoint(tmp_path, values, golden_tensors()), source="t").generation_config
+    assert "task_specific_params" not in found
+
+
+def test_a_saved_keras_preset_keeps_them(tmp_path: Path) -> None:
+    source = keras.read(PRESET, source="t")
+    own = {"num_beams": 3, "task_specific_params": {"summarization": {"min_length": 5}}}
+    saved, none = tmp_path / "saved", tmp_path / "none"
+    keras_writer.write(saved, source.config, source.weights, generation_config=own)
+    assert keras.read(saved, source="t").generation_config == own
+    keras_writer.write(none, source.config, source.weights, generation_config={})
+    assert not (none / "generation_config.json").exists()
+    (saved / "generation_config.json").write_text('{"num_beams": "many"}')
+    with pytest.raises(CheckpointError, match="num_beams"):
+        keras.read(saved, source="t")

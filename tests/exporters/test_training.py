@@ -16,6 +16,7 @@ from tiny_models import VARIANTS, random_checkpoint
 from training_child import CONFIG, options, reversals
 
 from bart_onnx.errors import CheckpointError, InputError, TrainingError
+from bart_onnx.graphs import LOGITS
 from bart_onnx.initializer import initialize
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.tokenizer import BartTokenizer
@@ -96,7 +97,7 @@ def test_predict_equals_the_pass_of_the_graphs(variant):
         sequences.encoder_token_ids,
         sequences.encoder_lengths,
         sequences.decoder_token_ids,
-    )
+    )[LOGITS]
     logits = predict(bart, sequences, batch_size=2)
     for row, length in enumerate(sequences.decoder_lengths):
         np.testing.assert_allclose(logits[row, :length], whole[row, :length], atol=1e-4)

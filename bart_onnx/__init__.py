@@ -5,6 +5,7 @@ from bart_onnx.backbone import BartBackbone
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import BartOnnxError
+from bart_onnx.pipelines import pipeline
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 from bart_onnx.tokenizer import BartTokenizer
@@ -20,5 +21,6 @@ __all__ = [
     "OnnxBartSeq2SeqLM",
     "__version__",
     "models",
+    "pipeline",
     "samplers",
 ]

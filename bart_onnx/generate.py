@@ -1,127 +1,245 @@
-"""`python -m bart_onnx.generate`: text in, text out, one line each. Parses, then asks."""
+"""`python -m bart_onnx.generate`: texts in, texts out. Parses, then asks."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from bart_onnx.errors import BartOnnxError, InputError, MissingFileError
+from bart_onnx.answers import Model, stream
+from bart_onnx.bulk import CHUNK_TOKENS, Bulk, Outcome
+from bart_onnx.configured import Asked
+from bart_onnx.decoding.generation_config import for_summarization
+from bart_onnx.errors import BartOnnxError, InputError, InputTruncatedWarning
+from bart_onnx.input_lines import Fields, Inputs
 from bart_onnx.locate import PRECISIONS
+from bart_onnx.option_flags import add_option_flags, asked_options
+from bart_onnx.output_lines import Done, JsonLines, Output, OutputFile, PlainLines
 from bart_onnx.presets import PRESETS
+from bart_onnx.progress import progress
+from bart_onnx.results import checked_report
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
+
+_JSON_SUFFIXES = (".jsonl", ".ndjson")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, 1 for an error said, 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    """Run the command line.
+
+    Returns:
+        0; 1 for an error said, or inputs that failed; 2 for wrong usage; 130 where interrupted.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check_usage(parser, options)
     try:
-        texts = _texts(options)
-        _check_length(options.max_length)
-        written = [text for text in texts if text.strip()]
-        lm = OnnxBartSeq2SeqLM.from_preset(
-            options.preset,
-            precision=options.precision,
-            threads=options.threads,
-            offline=options.offline,
-        )
-        lm.compile(sampler="greedy")
-        generated = lm.generate(
-            written,
-            max_length=_default_length(lm) if options.max_length is None else options.max_length,
-            long_input=options.long_input,
-        )
-        _print(texts, generated)
+        with _warnings_in_a_line():
+            return _run(options)
     except BartOnnxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read the output has enough of it; nothing more is written, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"error: the output could not be written: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("Interrupted; what was written is kept.", file=sys.stderr)
         return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    inputs = _inputs(options)
+    chosen = asked_options(options)
+    total = inputs.count()
+    output = None
+    if options.output is not None:
+        output = OutputFile(options.output, inputs, options.overwrite)
+    lm = OnnxBartSeq2SeqLM.from_preset(
+        options.preset,
+        precision=options.precision,
+        threads=options.threads,
+        offline=options.offline,
+    )
+    asked = _asked(lm, chosen, options)
+    if options.stream:
+        return _stream(lm, inputs, asked)
+    bulk = Bulk(lm, asked, options.chunk_tokens)
+    if output is not None:
+        with output:
+            lines, done = output.resumed(bulk.chunks(inputs), bulk.run)
+            return _written(bulk, inputs, lines, done, total, options)
+    has_objects = options.input is not None or options.details
+    printed: Output = JsonLines(sys.stdout.buffer, bulk.run) if has_objects else PlainLines()
+    return _written(bulk, inputs, printed, Done(), total, options)
+
+
+def _written(
+    bulk: Bulk, inputs: Inputs, output: Output, done: Done, total: int, options: argparse.Namespace
+) -> int:
+    """Generate what is not done, and say in the end what did not go well; the exit status."""
+    failed, cut = done.failed, 0
+    # A bar and texts on one terminal would be written over each other.
+    shown = options.progress and (options.output is not None or not sys.stdout.isatty())
+    with progress(total, done.inputs, shown) as advance:
+        for chunk in bulk.chunks(inputs):
+            if chunk[0].index < done.inputs:
+                continue
+            outcomes = bulk.outcomes(chunk)
+            output.write(outcomes)
+            advance(len(chunk))
+            failed += sum(each.error is not None for each in outcomes)
+            cut += sum(_is_cut(each, options) for each in outcomes)
+    if cut:
+        print(f"warning: {cut} of {total} texts were cut to what the model reads.", file=sys.stderr)
+    if failed:
+        print(f"error: {failed} of {total} texts failed; see their lines.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _is_cut(outcome: Outcome, options: argparse.Namespace) -> bool:
+    return outcome.is_long and outcome.error is None and options.long_input == "truncate"
+
+
+def _stream(lm: OnnxBartSeq2SeqLM, inputs: Inputs, asked: Asked) -> int:
+    """Print the pieces of one text as they become certain."""
+    lines = list(inputs)
+    if len(lines) > 1:
+        raise InputError(f"--stream takes one text; {inputs.source} has {len(lines)} lines.")
+    for piece in stream(Model(lm.runner, lm.preprocessor), lines[0].text, asked):
+        print(piece.replace("\n", " "), end="", flush=True)
+    print(flush=True)
     return 0
 
 
-def _print(texts: list[str], generated: Iterable[str]) -> None:
-    """One line for each text, empty for a blank one; a line break inside becomes a blank."""
-    results = iter(generated)
-    for text in texts:
-        print(" ".join(next(results).split("\n")) if text.strip() else "")
-    sys.stdout.flush()
+def _asked(lm: OnnxBartSeq2SeqLM, chosen: dict[str, Any], options: argparse.Namespace) -> Asked:
+    config = lm.generation_config
+    return lm.by_config(
+        options=chosen,
+        generation_config=for_summarization(config) if options.task else config,
+        long_input=options.long_input,
+        overlap_sentences=options.overlap_sentences,
+        report=checked_report(options.details, options.top_log_probs, options.alignments),
+    )
 
 
-def _check_length(max_length: int | None) -> None:
-    if max_length is not None and max_length < 1:
-        raise InputError(f"max_length is {max_length}; give at least 1.")
-
-
-def _default_length(lm: OnnxBartSeq2SeqLM) -> int | None:
-    """The checkpoint's own longest output, where its generation config names one."""
-    length = lm.runner.bundle.generation_config.get("max_length")
-    return min(length, lm.config.max_sequence_length) if isinstance(length, int) else None
-
-
-def _texts(options: argparse.Namespace) -> list[str]:
+def _inputs(options: argparse.Namespace) -> Inputs:
+    if options.text is not None:
+        return Inputs.of_stdin() if options.text == "-" else Inputs.of_text(options.text)
     if options.file is not None:
-        return _lines(str(options.file), _read(options.file))
-    if options.text == "-":
-        return _lines("standard input", sys.stdin.buffer.read())
-    return _lines("the text", options.text.replace("\n", " ").encode(errors="surrogateescape"))
+        return Inputs.of_file(options.file)
+    fields: Fields | None = Fields(options.text_field, options.id_field)
+    is_stdin = str(options.input) == "-"
+    named = is_stdin or options.input.name.endswith(_JSON_SUFFIXES)
+    if options.input_format == "lines" or (options.input_format is None and not named):
+        fields = None
+    return Inputs.of_stdin(fields) if is_stdin else Inputs.of_file(options.input, fields)
 
 
-def _lines(source: str, content: bytes) -> list[str]:
-    """The lines. Only a newline ends one: a text may hold other separators."""
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source} cannot be read as UTF-8 text: {error}") from error
-    if not text.strip():
-        raise InputError(f"There is no text to generate from: all of {source} is blank.")
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Say warnings as errors are said; texts that are cut are counted instead."""
+
+    def said(message: Warning | str, *others: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputTruncatedWarning)
+        warnings.showwarning = said  # type: ignore[assignment]
+        yield
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path} does not exist.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Flags that mean nothing beside each other, refused as argparse refuses."""
+    if options.overwrite and options.output is None:
+        parser.error("--overwrite is for a file; name it with --output")
+    if not options.details and (options.top_log_probs or options.alignments):
+        parser.error("--top-log-probs and --alignments are told with --details; add it")
+    if options.stream and (options.input or options.output or options.details):
+        parser.error("--stream prints one text; not with --input, --output or --details")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bart_onnx.generate",
-        description="Generate from texts, greedily, one line of output for each.",
+        description="Generate from texts as the checkpoint's generation config says, greedily "
+        "where it says nothing; nothing is drawn without --do-sample.",
         epilog=f"Built-in presets: {', '.join(PRESETS)}.",
+        allow_abbrev=False,
     )
     parser.add_argument("--preset", required=True, metavar="NAME|URI|DIRECTORY", help="the model")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+    parser.add_argument("--threads", type=int, help="default: the cores this process may use")
+    parser.add_argument("--offline", action="store_true", help="no network, and no export")
+    _add_inputs(parser)
+    _add_outputs(parser)
+    parser.add_argument(
+        "--task",
+        choices=("summarization",),
+        help="what the generation config keeps for this task counts too",
+    )
+    add_option_flags(parser)
+    return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("text", nargs="?", metavar="TEXT", help="a text; - reads lines from stdin")
     source.add_argument("--file", type=Path, metavar="FILE", help="one text a line, UTF-8")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
-    parser.add_argument(
-        "--max-length",
-        type=int,
-        metavar="TOKENS",
-        help="longest output, counting its two start tokens; default: max_length of the "
-        "checkpoint's generation config, else the model's positions",
+    source.add_argument(
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="JSON objects, one a line; plain lines unless it ends in .jsonl; - reads stdin",
     )
     parser.add_argument(
+        "--input-format", choices=("jsonl", "lines"), help="of --input, whatever its name"
+    )
+    parser.add_argument("--text-field", default="text", metavar="NAME", help="default: text")
+    parser.add_argument("--id-field", default="id", metavar="NAME", help="default: id")
+    parser.add_argument(
         "--long-input",
-        choices=("error", "truncate"),
+        choices=("error", "truncate", "split"),
         default="error",
         help="what becomes of a text longer than the model reads; default: error",
     )
-    parser.add_argument("--threads", type=int, help="default: the cores this process may use")
-    parser.add_argument("--offline", action="store_true", help="no network, and no export")
-    return parser
+    parser.add_argument(
+        "--overlap-sentences",
+        type=int,
+        default=1,
+        metavar="N",
+        help="sentences that a part of a split text shares with the one before; default: 1",
+    )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write JSON objects, one a line; a file that an earlier run began is gone on with",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="begin that file anew")
+    parser.add_argument("--details", action="store_true", help="ids, score, log-probabilities too")
+    parser.add_argument("--top-log-probs", type=int, default=0, metavar="N", help="with --details")
+    parser.add_argument("--alignments", action="store_true", help="with --details")
+    parser.add_argument("--stream", action="store_true", help="print one text as it grows")
+    parser.add_argument("--no-progress", dest="progress", action="store_false", help="no counts")
+    parser.add_argument(
+        "--chunk-tokens",
+        type=int,
+        default=CHUNK_TOKENS,
+        metavar="N",
+        help="tokens of texts between two writes, which is what a kill can lose; "
+        f"default: {CHUNK_TOKENS}",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""README.md keeps its word: its Python blocks run, and the commands of its shell blocks exist.
+"""README.md and two pages keep their word: Python blocks run, and commands of shell blocks exist.
 
 A Python block runs in a namespace of its own, in a directory where `my_bundle` is a small exported
 bundle and `article.txt` a text. Under `<!-- needs: weights from the hub -->` it is only compiled.
@@ -6,18 +6,21 @@ bundle and `article.txt` a text. Under `<!-- needs: weights from the hub -->` it
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "from_pipeline.md", ROOT / "docs" / "from_keras_nlp.md")
 NEEDS_HUB = "<!-- needs: weights from the hub -->"
 PYTHON, SHELL = {"python"}, {"bash", "console", "sh", "shell"}
 
@@ -78,14 +81,24 @@ def missing_from(command: str, extras: set[str], root: Path = ROOT) -> list[str]
         path = root / module.replace(".", "/")
         if not path.with_suffix(".py").is_file() and not (path / "__main__.py").is_file():
             missing.append(f"-m {module}")
+    door = re.match(r"python -m (bart_onnx\.(?:generate|export)) (.*)", command)
+    if door:
+        parser = importlib.import_module(door[1])._parser()
+        flags = re.findall(r"(?<!\S)--[a-z-]+", door[2])
+        missing += [each for each in flags if each not in parser._option_string_actions]
     for group in re.findall(r"(?:bart_onnx|\.)\[([\w,]+)\]", command):
         missing += [f"[{extra}]" for extra in group.split(",") if extra not in extras]
     return missing
 
 
-def _readme_blocks(languages: set[str]) -> list[Block]:
-    text = README.read_text(encoding="utf-8") if README.is_file() else ""
-    return [block for block in blocks_of(text) if block.language in languages]
+def _blocks(languages: set[str], pages: Sequence[Path] = PAGES) -> list[Any]:
+    """Pages and their blocks, as parameters of a test."""
+    return [
+        pytest.param(page, block, id=f"{page.name}, {block}")
+        for page in pages
+        for block in blocks_of(page.read_text(encoding="utf-8"))
+        if block.language in languages
+    ]
 
 
 def _extras() -> set[str]:
@@ -95,19 +108,20 @@ def _extras() -> set[str]:
 
 def test_the_readme_has_examples() -> None:
     assert README.is_file(), "README.md is missing"
-    assert _readme_blocks(PYTHON), "README.md has no ```python block"
-    assert _readme_blocks(SHELL), "README.md has no ```bash or ```console block"
+    assert _blocks(PYTHON, [README]), "README.md has no ```python block"
+    assert _blocks(SHELL, [README]), "README.md has no ```bash or ```console block"
 
 
-@pytest.mark.parametrize("block", _readme_blocks(PYTHON), ids=str)
+@pytest.mark.parametrize(("page", "block"), _blocks(PYTHON))
 def test_python_block(
+    page: Path,
     block: Block,
     request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The blank lines put a traceback's numbers on the README's own lines.
-    code = compile("\n" * (block.line - 1) + block.text, str(README), "exec")
+    # The blank lines put a traceback's numbers on the page's own lines.
+    code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
     if block.needs_hub:
         pytest.skip("needs weights from the hub; it was only compiled")
     shutil.copytree(request.getfixturevalue("tiny_bundle"), tmp_path / "my_bundle")
@@ -116,11 +130,11 @@ def test_python_block(
     exec(code, {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("block", _readme_blocks(SHELL), ids=str)
-def test_shell_block(block: Block) -> None:
+@pytest.mark.parametrize(("page", "block"), _blocks(SHELL))
+def test_shell_block(page: Path, block: Block) -> None:
     extras = _extras()
     missing = [
-        f"README.md:{line}: {name}"
+        f"{page.name}:{line}: {name}"
         for line, command in commands_of(block)
         for name in missing_from(command, extras)
     ]
@@ -156,6 +170,7 @@ def test_commands_are_found() -> None:
         ("scripts/environment.sh", ["scripts/environment.sh"]),
         ("python -m bart_onnx.config --help", []),
         ("python -m bart_onnx.nowhere", ["-m bart_onnx.nowhere"]),
+        ("python -m bart_onnx.generate --preset x --fast", ["--fast"]),
         ('pip install -e ".[cpu,export]"', []),
         ("pip install 'bart_onnx[cpu,nowhere]'", ["[nowhere]"]),
     ],

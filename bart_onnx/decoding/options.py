@@ -177,17 +177,17 @@ def _check_count(options: DecodingOptions) -> None:
 
 
 def _check_forced(options: DecodingOptions) -> None:
-    """A token that is forced and suppressed leaves nothing, as transformers says too."""
+    """A token that is forced and suppressed leaves nothing, as transformers says too.
+
+    One that is suppressed at the beginning may be forced there: that rule then looks at the next.
+    """
     bos = () if options.forced_bos_token_id is None else (options.forced_bos_token_id,)
     for name, forced in (
         ("forced_bos_token_id", bos),
         ("forced_eos_token_id", options.forced_eos_token_id),
     ):
-        for other in ("suppress_tokens", "begin_suppress_tokens"):
-            at_begin = other == "begin_suppress_tokens"
-            if at_begin and name == "forced_eos_token_id":
-                continue
-            if forced and set(forced) <= set(getattr(options, other)):
-                raise InputError(
-                    f"{name} forces {sorted(forced)}, which {other} forbids; leave one of them out."
-                )
+        if forced and set(forced) <= set(options.suppress_tokens):
+            raise InputError(
+                f"{name} forces {sorted(forced)}, which suppress_tokens forbids; leave one of them "
+                "out."
+            )

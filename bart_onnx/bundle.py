@@ -32,7 +32,8 @@ from bart_onnx.errors import (
     InputError,
     MissingFileError,
 )
-from bart_onnx.graphs import graph_specs
+from bart_onnx.graphs import INT8, graph_specs
+from bart_onnx.weights import weight_shapes
 
 FORMAT = "bart_onnx bundle"
 FORMAT_VERSION = 2
@@ -120,13 +121,20 @@ class Bundle:
             BundleError: the bundle has no such weight, or its entry lies outside the file.
         """
         entry = self.manifest["tensors"].get(name)
+        if entry is None and self.precision == INT8:
+            raise BundleError(
+                f"{self.path} holds {name!r} in int8, from which the weight cannot be had back. "
+                "Open the checkpoint, or export it with --precision fp32."
+            )
         if entry is None:
             raise BundleError(f"{self.path} has no weight {name!r}.")
         return _view(self.path, name, entry, self.manifest["files"])
 
     def weight_names(self) -> Iterator[str]:
         """The names of all weights, in the order they were written."""
-        return iter(self.manifest["tensors"])
+        return iter(
+            self.manifest["tensors"] if self.precision != INT8 else weight_shapes(self.config)
+        )
 
 
 def is_bundle(path: Path) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bart_onnx.backbone import BartBackbone
 from bart_onnx.errors import InputError
-from bart_onnx.graphs import DECODER_SEQUENCE_OUTPUT, LOGITS
+from bart_onnx.graphs import DECODER_SEQUENCE_OUTPUT, LOGITS, cache_names
 from bart_onnx.runners.cache import OrtState
 
 FloatArray = NDArray[np.float32]
@@ -58,7 +58,7 @@ def call_decoder_with_cache(
         cross = _cross_cache(backbone, np.asarray(encoder_hidden_states, np.float32))
     else:
         cross = _by_layer(cross_attention_cache)
-    state = OrtState(backbone.config, cross, lengths)
+    state = OrtState(backbone.config, _by_name(cross), lengths)
     room = count if self_attention_cache is None else np.shape(self_attention_cache)[3]
     if index + count > room:
         raise InputError(f"{count} tokens from {index} on do not fit into a cache of {room}.")
@@ -71,6 +71,13 @@ def call_decoder_with_cache(
     logits, hidden = (np.array(outputs[name], np.float32) for name in outputs)
     own_cache = _as_keras([own[:, :, :room] for own in state.own])
     return logits, hidden, own_cache, _as_keras(cross)
+
+
+def _by_name(cross: list[FloatArray]) -> dict[str, FloatArray]:
+    """Cross caches, key and value of each layer in turn, by their names in the graphs."""
+    names = map(cache_names, range(len(cross) // 2))
+    ordered = [name for each in names for name in (each.cross_key, each.cross_value)]
+    return dict(zip(ordered, cross, strict=True))
 
 
 def _cross_cache(backbone: BartBackbone, hidden: FloatArray) -> list[FloatArray]:

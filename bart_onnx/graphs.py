@@ -22,6 +22,8 @@ from typing import TypeAlias
 
 from bart_onnx.config import BartConfig
 
+INT8 = "int8"
+
 ENCODER = "encoder"
 DECODER_STEP = "decoder_step"
 ALIGNMENT = "alignment"
@@ -65,7 +67,10 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class CacheNames:
-    """What one decoder layer's caches are called, as step inputs and, updated, as outputs."""
+    """What one decoder layer's caches are called, as step inputs and, updated, as outputs.
+
+    Scales belong to int8 caches only, and so do the kept ones: what a step gives back unchanged.
+    """
 
     self_key: str
     self_value: str
@@ -73,6 +78,10 @@ class CacheNames:
     updated_self_value: str
     cross_key: str
     cross_value: str
+    cross_key_scale: str
+    cross_value_scale: str
+    kept_cross_key: str
+    kept_cross_value: str
 
 
 def cache_names(layer: int) -> CacheNames:
@@ -84,6 +93,10 @@ def cache_names(layer: int) -> CacheNames:
         updated_self_value=f"updated_self_value_{layer}",
         cross_key=f"cross_key_{layer}",
         cross_value=f"cross_value_{layer}",
+        cross_key_scale=f"cross_key_scale_{layer}",
+        cross_value_scale=f"cross_value_scale_{layer}",
+        kept_cross_key=f"kept_cross_key_{layer}",
+        kept_cross_value=f"kept_cross_value_{layer}",
     )
 
 
@@ -92,7 +105,7 @@ def cross_query_name(layer: int) -> str:
     return f"cross_query_{layer}"
 
 
-def encoder_graph(config: BartConfig) -> GraphSpec:
+def encoder_graph(config: BartConfig, precision: str = "fp32") -> GraphSpec:
     """Token ids of right-padded sources in; cross caches out. Called once per source."""
     outputs = [
         TensorSpec(
@@ -100,8 +113,7 @@ def encoder_graph(config: BartConfig) -> GraphSpec:
         )
     ]
     for layer in range(config.decoder.num_layers):
-        names = cache_names(layer)
-        outputs += _caches(config, (names.cross_key, names.cross_value), "source", "source_length")
+        outputs += _cross_caches(config, layer, precision)
     return GraphSpec(
         name=ENCODER,
         inputs=(
@@ -112,7 +124,7 @@ def encoder_graph(config: BartConfig) -> GraphSpec:
     )
 
 
-def decoder_step_graph(config: BartConfig) -> GraphSpec:
+def decoder_step_graph(config: BartConfig, precision: str = "fp32") -> GraphSpec:
     """`query_length` tokens of every row in; what may follow each, and the updated caches, out.
 
     Row r's tokens are written into its self cache from `past_lengths[r]` on, all `query_length` of
@@ -126,18 +138,23 @@ def decoder_step_graph(config: BartConfig) -> GraphSpec:
         TensorSpec(SOURCE_LENGTHS, "int64", ("source",)),
     ]
     outputs = _token_outputs(config)
-    queries = []
+    queries: list[TensorSpec] = []
+    given_back: list[TensorSpec] = []
     for layer in range(config.decoder.num_layers):
         names = cache_names(layer)
         inputs += _caches(config, (names.self_key, names.self_value), "batch", "capacity")
-        inputs += _caches(config, (names.cross_key, names.cross_value), "source", "source_length")
+        inputs += _cross_caches(config, layer, precision)
         updated = (names.updated_self_key, names.updated_self_value)
         outputs += _caches(config, updated, "batch", "capacity")
         queries.append(_cross_query(config, layer))
-    return GraphSpec(name=DECODER_STEP, inputs=tuple(inputs), outputs=(*outputs, *queries))
+        if precision == INT8:
+            kept = (names.kept_cross_key, names.kept_cross_value)
+            given_back += _caches(config, kept, "source", "source_length", "int8")
+    every = (*outputs, *queries, *given_back)
+    return GraphSpec(name=DECODER_STEP, inputs=tuple(inputs), outputs=every)
 
 
-def alignment_graph(config: BartConfig) -> GraphSpec:
+def alignment_graph(config: BartConfig, precision: str = "fp32") -> GraphSpec:
     """Queries of one step in; how much each head of each layer attended to each source token, out.
 
     The probabilities of a token sum to 1 and are zero from its source's length on. A graph of its
@@ -146,8 +163,8 @@ def alignment_graph(config: BartConfig) -> GraphSpec:
     inputs = [TensorSpec(SOURCE_LENGTHS, "int64", ("source",))]
     for layer in range(config.decoder.num_layers):
         inputs.append(_cross_query(config, layer))
-        key = cache_names(layer).cross_key
-        inputs += _caches(config, (key,), "source", "source_length")
+        own = _cross_caches(config, layer, precision)
+        inputs += own[: len(own) // 2]
     decoder = config.decoder
     shape = ("batch", decoder.num_layers, decoder.num_heads, "query_length", "source_length")
     outputs = (TensorSpec(CROSS_ATTENTION, "float32", shape),)
@@ -159,9 +176,10 @@ def top_k(config: BartConfig) -> int:
     return min(LARGEST_TOP_K, config.vocabulary_size)
 
 
-def graph_specs(config: BartConfig) -> tuple[GraphSpec, ...]:
-    """Every graph of a bundle."""
-    return encoder_graph(config), decoder_step_graph(config), alignment_graph(config)
+def graph_specs(config: BartConfig, precision: str = "fp32") -> tuple[GraphSpec, ...]:
+    """Every graph of a bundle of this precision."""
+    graphs = (encoder_graph, decoder_step_graph, alignment_graph)
+    return tuple(graph(config, precision) for graph in graphs)
 
 
 def _token_outputs(config: BartConfig) -> list[TensorSpec]:
@@ -182,8 +200,26 @@ def _cross_query(config: BartConfig, layer: int) -> TensorSpec:
     return TensorSpec(cross_query_name(layer), "float32", shape)
 
 
+def _cross_caches(config: BartConfig, layer: int, precision: str) -> list[TensorSpec]:
+    """Key and value of one layer; in int8 each is followed by its scales.
+
+    The value of channel c of head h of a source is its int8 times scale [source, 0, h * dim + c].
+    """
+    names = cache_names(layer)
+    specs = []
+    for cache, scale in (
+        (names.cross_key, names.cross_key_scale),
+        (names.cross_value, names.cross_value_scale),
+    ):
+        dtype = "int8" if precision == INT8 else "float32"
+        specs += _caches(config, (cache,), "source", "source_length", dtype)
+        if precision == INT8:
+            specs.append(TensorSpec(scale, "float32", ("source", 1, config.hidden_dim)))
+    return specs
+
+
 def _caches(
-    config: BartConfig, names: tuple[str, ...], rows: Axis, length: Axis
+    config: BartConfig, names: tuple[str, ...], rows: Axis, length: Axis, dtype: str = "float32"
 ) -> list[TensorSpec]:
     shape = (rows, config.decoder.num_heads, length, config.decoder_head_dim)
-    return [TensorSpec(name, "float32", shape) for name in names]
+    return [TensorSpec(name, dtype, shape) for name in names]

@@ -23,7 +23,7 @@ from bart_onnx.errors import (
 from bart_onnx.presets import PRESETS
 from bart_onnx.store import bundle_path, preset_path, shipped_path
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "int8")
 # Files that are a whole checkpoint: an archive, and the weights of a model alone.
 CHECKPOINT_FILES = (".keras", ".weights.h5")
 

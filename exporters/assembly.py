@@ -57,13 +57,13 @@ def build(
     config = checkpoint.config
     _copy_tokenizer(checkpoint, directory)
     with progress.bar("Writing weights", checkpoint.weight_bytes) as advance:
-        written = write_weights(config, checkpoint.weights, directory, advance)
-    for spec in graph_specs(config):
+        written = write_weights(config, checkpoint.weights, directory, advance, precision)
+    for spec in graph_specs(config, precision):
         if graphs is not None and graphs.config == config:
             shutil.copyfile(graphs.graph(spec.name), directory / f"{spec.name}.onnx")
             continue
         progress.say(f"Tracing the {spec.name} graph")
-        trace(config, spec, written.stored, directory / f"{spec.name}.onnx")
+        trace(config, spec.name, written.stored, directory / f"{spec.name}.onnx", precision)
     write_json(directory / CONFIG, config.to_dict())
     write_json(directory / GENERATION_CONFIG, checkpoint.generation_config)
     known = {WEIGHT_FILE: written.sha256}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bart_onnx.config import BartConfig
-from bart_onnx.graphs import ALIGNMENT, DECODER_STEP, ENCODER, GraphSpec, TensorSpec
+from bart_onnx.graphs import ALIGNMENT, DECODER_STEP, ENCODER, GraphSpec, TensorSpec, graph_specs
 from exporters.alignment import AlignmentGraph
 from exporters.bart import Bart, DecoderStepGraph, EncoderGraph
 from exporters.operators import OPSET
+from exporters.rewrite import REWRITES
 from exporters.weight_file import StoredTensor
 
 _MODULES: dict[str, type[nn.Module]] = {
@@ -32,6 +34,10 @@ _MODULES: dict[str, type[nn.Module]] = {
     ALIGNMENT: AlignmentGraph,
 }
 _ROOT = "bart."
+_TALKATIVE = (
+    "torch.onnx._internal.exporter._registration",
+    "onnx_ir.passes.common.initializer_deduplication",
+)
 
 # Sizes for the trace only: each axis another number, so that none is taken for another.
 _EXAMPLE_SIZES = {
@@ -44,14 +50,33 @@ _EXAMPLE_SIZES = {
 
 
 def trace(
-    config: BartConfig, spec: GraphSpec, stored: Mapping[str, StoredTensor], path: Path
+    config: BartConfig,
+    name: str,
+    stored: Mapping[str, StoredTensor],
+    path: Path,
+    precision: str = "fp32",
 ) -> None:
-    """Write the ONNX graph of `spec` to `path`; its weights are those of `stored`, beside it."""
+    """Write a graph to `path`; its weights are those of `stored`, beside it.
+
+    The master graph is traced and, for another precision than fp32, rewritten.
+    """
+    spec = _spec(config, name, "fp32")
     model = _traced_model(config, spec)
-    _refer_to_weights(model, stored, path.parent)
-    onnxscript.optimizer.optimize_ir(model)
+    _name_weights(model)
+    with _quiet():
+        onnxscript.optimizer.optimize_ir(model)
     _apply_names(model, spec)
+    rewritten = _spec(config, name, precision)
+    for rewrite in REWRITES[precision]:
+        rewrite(model, config)
+    _check_names(model, rewritten)
+    _apply_names(model, rewritten)
+    _refer_to_weights(model, stored, path.parent)
     ir.save(model, path)
+
+
+def _spec(config: BartConfig, name: str, precision: str) -> GraphSpec:
+    return next(spec for spec in graph_specs(config, precision) if spec.name == name)
 
 
 def _traced_model(config: BartConfig, spec: GraphSpec) -> ir.Model:
@@ -97,22 +122,39 @@ def _dynamic_axes(tensor: TensorSpec) -> dict[int, Any]:
     }
 
 
-def _refer_to_weights(model: ir.Model, stored: Mapping[str, StoredTensor], directory: Path) -> None:
+def _name_weights(model: ir.Model) -> None:
+    """Call weights what they are called here; until they are referred to they have no values."""
     initializers = model.graph.initializers
     for name in list(initializers):
         value = initializers.pop(name)
         value.name = name.removeprefix(_ROOT)
-        tensor = stored[value.name]
+        value.const_value = None
+        initializers[value.name] = value
+
+
+def _refer_to_weights(model: ir.Model, stored: Mapping[str, StoredTensor], directory: Path) -> None:
+    for name, value in model.graph.initializers.items():
+        tensor = stored.get(name)
+        if tensor is None:
+            continue
         value.const_value = ir.ExternalTensor(
             tensor.file,
             tensor.offset,
             tensor.size,
-            ir.DataType.FLOAT,
+            ir.DataType.from_numpy(np.dtype(tensor.dtype)),
             shape=ir.Shape(tensor.shape),
-            name=value.name,
+            name=name,
             base_dir=directory,
         )
-        initializers[value.name] = value
+
+
+def _check_names(model: ir.Model, spec: GraphSpec) -> None:
+    """That a rewritten graph takes and gives what the contract says, in its order."""
+    for values, tensors in ((model.graph.inputs, spec.inputs), (model.graph.outputs, spec.outputs)):
+        found = [value.name for value in values]
+        expected = [tensor.name for tensor in tensors]
+        if found != expected:
+            raise AssertionError(f"{spec.name}: {found} in place of {expected}")
 
 
 def _apply_names(model: ir.Model, spec: GraphSpec) -> None:
@@ -129,25 +171,21 @@ def _apply_names(model: ir.Model, spec: GraphSpec) -> None:
         for value, tensor in zip(values, tensors, strict=True):
             value.name = tensor.name
             value.shape = ir.Shape(tensor.shape)
-            value.dtype = ir.DataType.from_numpy(_numpy_dtype(tensor.dtype))
-
-
-def _numpy_dtype(name: str) -> Any:
-    import numpy as np
-
-    return np.dtype(name)
+            value.dtype = ir.DataType.from_numpy(np.dtype(tensor.dtype))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's notes on operators that BART does not have."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)
+    """Without notes on operators that BART does not have, and on weights not yet referred to."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
-        registration.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

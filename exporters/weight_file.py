@@ -15,8 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.config import BartConfig
+from bart_onnx.graphs import INT8
 from bart_onnx.weights import optional_weight_shapes
 from exporters.packing import PackedTensor, Part, packed_tensors
+from exporters.rewrite.quantization import (
+    INT8_SUFFIX,
+    SCALE_SUFFIX,
+    SUMS_SUFFIX,
+    column_sums,
+    follows_gelu,
+    is_quantised,
+    quantised,
+    scale_axis,
+)
 
 WEIGHT_FILE = "weights.bin"
 
@@ -28,12 +39,13 @@ Weights = Mapping[str, Callable[[], NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A packed tensor on disk: file, first byte, bytes, shape. Its dtype is float32, row-major."""
+    """A packed tensor on disk, row-major: file, first byte, bytes, shape, dtype."""
 
     file: str
     offset: int
     size: int
     shape: tuple[int, ...]
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ def write_weights(
     weights: Weights,
     directory: Path,
     progress: Callable[[int], None] = lambda _: None,
+    precision: str = "fp32",
 ) -> WeightFile:
     """Write every weight of `config` into `directory`; `progress` is told the bytes of each.
 
@@ -66,9 +79,21 @@ def write_weights(
             values = tensor.pack(weights)
             if values.shape != tensor.shape or values.dtype != np.float32:
                 raise AssertionError(f"{tensor.name}: {values.dtype} {values.shape}")
-            offset = _append(file, values, digest)
-            stored[tensor.name] = StoredTensor(WEIGHT_FILE, offset, values.nbytes, tensor.shape)
-            tensors.update({part.name: _entry(tensor, part, offset) for part in tensor.parts})
+            if precision == INT8 and is_quantised(tensor.name):
+                small, scales = quantised(values, scale_axis(tensor.name))
+                parts: dict[str, NDArray[Any]] = {INT8_SUFFIX: small, SCALE_SUFFIX: scales}
+                if follows_gelu(tensor.name):
+                    parts[SUMS_SUFFIX] = column_sums(small, scales)
+                for suffix, each in parts.items():
+                    name = tensor.name + suffix
+                    offset = _append(file, each, digest)
+                    stored[name] = StoredTensor(
+                        WEIGHT_FILE, offset, each.nbytes, each.shape, each.dtype.name
+                    )
+            else:
+                offset = _append(file, values, digest)
+                stored[tensor.name] = StoredTensor(WEIGHT_FILE, offset, values.nbytes, tensor.shape)
+                tensors.update({part.name: _entry(tensor, part, offset) for part in tensor.parts})
             progress(values.nbytes)
         size = file.tell()
     return WeightFile(stored, tensors, digest.hexdigest(), size)
@@ -83,7 +108,7 @@ def _kept_tensors(config: BartConfig, weights: Weights) -> list[PackedTensor]:
     ]
 
 
-def _append(file: BinaryIO, values: NDArray[np.float32], digest: Any) -> int:
+def _append(file: BinaryIO, values: NDArray[Any], digest: Any) -> int:
     alignment = _PAGE if values.nbytes >= _LARGE else _CACHE_LINE
     padding = bytes(-file.tell() % alignment)
     data = np.ascontiguousarray(values).view(np.uint8).data

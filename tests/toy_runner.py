@@ -96,6 +96,7 @@ class ToyRunner:
 
     def __init__(self, config):
         self.config = config
+        self.tokens_at_once = 64
         self.steps = []
 
     def encode(self, token_ids, lengths):

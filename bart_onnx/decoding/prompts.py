@@ -20,8 +20,6 @@ from bart_onnx.decoding.protocols import AnyState, Runner
 _BATCH_TOKENS = 32_768
 # Logits that one step may give: 64 MiB.
 _BATCH_LOGITS = 1 << 24
-# Prompt tokens fed in one step: bounds the activations that a long prompt makes.
-_PROMPT_TOKENS = 64
 # A step computes logits for all its tokens. For BART's own start tokens they are no burden; of a
 # longer prompt the last token goes alone.
 _START_TOKENS = 2
@@ -132,7 +130,7 @@ def read_prompts(
     for first, last in _runs(lengths):
         group = state.between(first, last)
         length = int(lengths[first])
-        for columns in _pieces(length, alone=length > _START_TOKENS):
+        for columns in _pieces(length, length > _START_TOKENS, runner.tokens_at_once):
             names = (*wanted, *always) if columns.stop == length else tuple(always)
             outputs = runner.step(group, token_ids[first:last, columns], names)
             yield slice(first, last), columns, outputs
@@ -173,10 +171,10 @@ def _runs(values: IdArray) -> Iterator[tuple[int, int]]:
     yield from pairwise(edges)
 
 
-def _pieces(length: int, alone: bool) -> Iterator[slice]:
-    """Columns to feed at a time; the last one `alone` where that is asked."""
+def _pieces(length: int, alone: bool, most: int) -> Iterator[slice]:
+    """Columns to feed, at most so many at a time; the last one `alone` where that is asked."""
     together = length - 1 if alone else length
-    for start in range(0, together, _PROMPT_TOKENS):
-        yield slice(start, min(start + _PROMPT_TOKENS, together))
+    for start in range(0, together, most):
+        yield slice(start, min(start + most, together))
     if alone:
         yield slice(together, length)

@@ -51,6 +51,13 @@ class Runner(Protocol[AnyState]):
     def config(self) -> BartConfig:
         """The model's numbers."""
 
+    @property
+    def tokens_at_once(self) -> int:
+        """How many tokens of known text to feed in a step, so that a row is the same in any batch.
+
+        1 where several tokens of a row alone are not computed as they are beside other rows.
+        """
+
     def encode(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> AnyState:
         """A State of one row for each source.
 

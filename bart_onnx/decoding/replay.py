@@ -105,20 +105,21 @@ def _replayed(
         state = runner.encode(_padded([sources[row] for row in batch], longest, pad), lengths)
         fed = max(len(sequences[row]) for row in batch) - 1
         token_ids = _padded([sequences[row][:-1] for row in batch], fed, pad)
-        for start in range(0, fed, _PIECE):
-            piece = _piece(token_ids, start, runner.config.max_sequence_length, pad)
+        size = min(_PIECE, runner.tokens_at_once)
+        for start in range(0, fed, size):
+            piece = _piece(token_ids, start, size, runner.config.max_sequence_length, pad)
             outputs = runner.step(state, piece, wanted)
             for line, row in enumerate(batch):
-                stop = min(start + _PIECE, len(sequences[row]) - 1)
+                stop = min(start + size, len(sequences[row]) - 1)
                 if stop > start:
                     mine = {name: np.asarray(outputs[name][line]) for name in wanted}
                     yield row, slice(start, stop), mine
 
 
-def _piece(token_ids: IdArray, start: int, positions: int, pad: int) -> IdArray:
-    """Columns from `start` on, always as many, as far as the model's positions go."""
-    piece = token_ids[:, start : start + _PIECE]
-    missing = min(_PIECE, positions - start) - piece.shape[1]
+def _piece(token_ids: IdArray, start: int, size: int, positions: int, pad: int) -> IdArray:
+    """`size` columns from `start` on, or as many as the model has positions for."""
+    piece = token_ids[:, start : start + size]
+    missing = min(size, positions - start) - piece.shape[1]
     return np.pad(piece, ((0, 0), (0, missing)), constant_values=pad)
 
 

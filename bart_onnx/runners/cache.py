@@ -7,15 +7,14 @@ probability of zero, which only finite values survive.
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import InputError
-
-FloatArray = NDArray[np.float32]
 
 _BUCKET = 64
 
@@ -24,19 +23,23 @@ class OrtState:
     """Rows of cache on the CPU.
 
     Attributes:
-        cross: key and value of each layer in turn, [sources, heads, source_length, head_dim].
-        own: the self caches likewise, [rows, heads, capacity, head_dim].
+        cross: the cross caches by their names in the graphs, [sources, heads, source_length,
+            head_dim]; int8 ones with their scales, [sources, 1, hidden_dim].
+        own: self key and value of each layer in turn, [rows, heads, capacity, head_dim].
         source_lengths: int64 [sources].
         version: changes whenever an array has been replaced, so that bindings can be renewed.
     """
 
     def __init__(
-        self, config: BartConfig, cross: list[FloatArray], source_lengths: NDArray[np.int64]
+        self,
+        config: BartConfig,
+        cross: Mapping[str, NDArray[Any]],
+        source_lengths: NDArray[np.int64],
     ) -> None:
         rows = len(source_lengths)
         shape = (rows, config.decoder.num_heads, _BUCKET, config.decoder_head_dim)
-        self.cross = cross
-        self.own = [np.zeros(shape, np.float32) for _ in cross]
+        self.cross = dict(cross)
+        self.own = [np.zeros(shape, np.float32) for _ in range(2 * config.decoder.num_layers)]
         self.source_lengths = source_lengths
         self.version = 0
         self._lengths = np.zeros(rows, np.int64)
@@ -102,11 +105,12 @@ class OrtState:
         Args:
             since: a position before which each row has the same tokens as the row it replaces.
         """
-        beams = self._beams
+        beams = self.beams
         sources = rows[::beams] // beams
         used = int(self._lengths.max(initial=0))
         self.own = _moved(self.own, rows, slice(since, used))
-        self.cross = _moved(self.cross, sources, slice(None))
+        cross = _moved(list(self.cross.values()), sources, slice(None))
+        self.cross = dict(zip(self.cross, cross, strict=True))
         if len(rows) == self.rows:
             self._lengths[:] = self._lengths[rows]
             self.source_lengths[:] = self.source_lengths[sources]
@@ -118,15 +122,15 @@ class OrtState:
         self.version += 1
 
     @property
-    def _beams(self) -> int:
+    def beams(self) -> int:
         """Rows of each source."""
         return self.rows // max(1, len(self.source_lengths)) or 1
 
     def _share(self, whole: OrtState) -> None:
         self._whole = whole
-        sources = slice(self._span.start // whole._beams, self._span.stop // whole._beams)
+        sources = slice(self._span.start // whole.beams, self._span.stop // whole.beams)
         self.own = [array[self._span] for array in whole.own]
-        self.cross = [array[sources] for array in whole.cross]
+        self.cross = {name: array[sources] for name, array in whole.cross.items()}
         self.source_lengths = whole.source_lengths[sources]
         self._lengths = whole._lengths[self._span]
         self.version += 1
@@ -142,7 +146,7 @@ class OrtState:
         self.version += 1
 
 
-def _moved(arrays: list[FloatArray], rows: NDArray[np.intp], span: slice) -> list[FloatArray]:
+def _moved(arrays: list[NDArray[Any]], rows: NDArray[np.intp], span: slice) -> list[NDArray[Any]]:
     """The leading `len(rows)` rows of each array, holding in `span` what rows `rows` held."""
     moved = np.flatnonzero(rows != np.arange(len(rows)))
     if len(moved):

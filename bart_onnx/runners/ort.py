@@ -27,9 +27,10 @@ from bart_onnx.graphs import (
     ENCODER,
     ENCODER_SEQUENCE_OUTPUT,
     ENCODER_TOKEN_IDS,
+    INT8,
     SOURCE_LENGTHS,
     GraphSpec,
-    cache_names,
+    TensorSpec,
     cross_query_name,
     graph_specs,
 )
@@ -39,6 +40,9 @@ from bart_onnx.runners.steps import AlignedStep, Binding, Step
 
 # Encoder activations of so many tokens at a time: more would cost memory and gain no speed.
 _ENCODER_TOKENS = 4096
+
+# Prompt tokens fed in one step: bounds the activations that a long prompt makes.
+_PROMPT_TOKENS = 64
 
 # Sources are padded to a multiple of this. The last bits of an attention depend on how its keys
 # fall into the groups that the CPU's kernels add up: with whole groups only, they fall alike for a
@@ -65,7 +69,9 @@ class OrtRunner:
         self.bundle = bundle
         self.device = device
         self._threads = threads
-        self._graphs = {spec.name: spec for spec in graph_specs(bundle.config)}
+        self._graphs = {spec.name: spec for spec in graph_specs(bundle.config, bundle.precision)}
+        # Attention to int8 caches takes several sources, or several tokens of one.
+        self._one_at_a_time = bundle.precision == INT8
         stepped = (self._graphs[DECODER_STEP], self._graphs[ALIGNMENT])
         self._outputs = {spec.name: spec for graph in stepped for spec in graph.outputs}
         self._open()
@@ -74,6 +80,11 @@ class OrtRunner:
     def config(self) -> BartConfig:
         """The model's numbers."""
         return self.bundle.config
+
+    @property
+    def tokens_at_once(self) -> int:
+        """See `decoding.protocols.Runner`."""
+        return 1 if self._one_at_a_time else _PROMPT_TOKENS
 
     def encode(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> OrtState:
         """A state of one row for each source.
@@ -86,12 +97,14 @@ class OrtRunner:
             InputTooLongError: a source has more tokens than the model has positions.
         """
         token_ids = self._padded(token_ids)
-        rows, longest = token_ids.shape
-        heads, width = self.config.decoder.num_heads, self.config.decoder_head_dim
-        shape = (rows, heads, longest, width)
-        cross = {name: np.empty(shape, np.float32) for name in self._cross_names()}
+        axes = {"source": len(token_ids), "source_length": token_ids.shape[1]}
+        cross = {
+            spec.name: _memory(spec, axes)
+            for spec in self._graphs[ENCODER].outputs
+            if spec.name != ENCODER_SEQUENCE_OUTPUT
+        }
         self._encode(token_ids, lengths, cross)
-        return OrtState(self.config, list(cross.values()), lengths.copy())
+        return OrtState(self.config, cross, lengths.copy())
 
     def encoder_output(
         self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]
@@ -113,11 +126,33 @@ class OrtRunner:
         """
         query_length = token_ids.shape[1]
         self._check_positions("decoder", int(state.lengths.max(initial=0)) + query_length)
+        sources = len(state.source_lengths)
+        if self._one_at_a_time and 1 < sources < token_ids.size:
+            return self._step_apart(state, token_ids, wanted)
         state.reserve(query_length)
         binding = self._binding(state, query_length, tuple(wanted))
         outputs = binding.run(token_ids, state.lengths)
         state.advance(query_length)
         return outputs
+
+    def _step_apart(
+        self, state: OrtState, token_ids: NDArray[np.int64], wanted: Sequence[str]
+    ) -> Mapping[str, NDArray[np.generic]]:
+        """A step as several: tokens one after another, or beams source by source."""
+        beams = state.beams
+        if beams == 1:
+            parts = [(state, column) for column in np.split(token_ids, token_ids.shape[1], axis=1)]
+            axes = {name: self._outputs[name].shape.index("query_length") for name in wanted}
+        else:
+            firsts = range(0, state.rows, beams)
+            parts = [(state.between(at, at + beams), token_ids[at : at + beams]) for at in firsts]
+            axes = dict.fromkeys(wanted, 0)
+        steps = []
+        for part, own in parts:
+            # The memory of a step's outputs is used again by the next.
+            found = self.step(part, own, wanted)
+            steps.append({name: array.copy() for name, array in found.items()})
+        return {name: np.concatenate([step[name] for step in steps], axes[name]) for name in wanted}
 
     def _encode(
         self,
@@ -139,11 +174,6 @@ class OrtRunner:
         longest = token_ids.shape[1]
         self._check_positions("encoder", longest)
         return np.pad(token_ids, ((0, 0), (0, -longest % _SOURCE_MULTIPLE)))
-
-    def _cross_names(self) -> list[str]:
-        """Names of the cross caches in the order in which a state holds them."""
-        layers = map(cache_names, range(self.config.decoder.num_layers))
-        return [name for names in layers for name in (names.cross_key, names.cross_value)]
 
     def _binding(
         self, state: OrtState, query_length: int, wanted: tuple[str, ...]
@@ -173,11 +203,9 @@ class OrtRunner:
 
     def _output(self, name: str, state: OrtState, query_length: int) -> NDArray[np.generic]:
         """Memory for an output of the step or of the alignment."""
-        spec = self._outputs[name]
-        width = state.cross[0].shape[2]
+        width = next(iter(state.cross.values())).shape[2]
         axes = {"batch": state.rows, "query_length": query_length, "source_length": width}
-        shape = [axes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
-        return np.zeros(shape, spec.dtype)
+        return _memory(self._outputs[name], axes)
 
     def _session(self, graph: str) -> Any:
         if self._process != os.getpid():
@@ -207,6 +235,12 @@ class OrtRunner:
             raise InputTooLongError(
                 f"The {side} was given {length} tokens; this model has {limit} positions."
             )
+
+
+def _memory(spec: TensorSpec, axes: Mapping[str, int]) -> NDArray[Any]:
+    """Zeros for a tensor whose named axes have these sizes."""
+    shape = [axes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
+    return np.zeros(shape, spec.dtype)
 
 
 def _checked_session(session: Any, spec: GraphSpec) -> Any:

@@ -63,8 +63,13 @@ class Step:
             key, value = state.own[2 * layer : 2 * layer + 2]
             inputs |= {names.self_key: key, names.self_value: value}
             updated |= {names.updated_self_key: key, names.updated_self_value: value}
-            cross = state.cross[2 * layer : 2 * layer + 2]
-            inputs[names.cross_key], inputs[names.cross_value] = cross
+            for name, kept in (
+                (names.cross_key, names.kept_cross_key),
+                (names.cross_value, names.kept_cross_value),
+            ):
+                if state.cross[name].dtype == np.int8:
+                    updated[kept] = state.cross[name]
+        inputs |= state.cross
         self._binding = Binding(session, inputs, {**updated, **outputs})
 
     def run(
@@ -86,7 +91,8 @@ class AlignedStep:
     ) -> None:
         self._step = step
         self._outputs = outputs
-        keys = {cache_names(layer).cross_key: key for layer, key in enumerate(state.cross[::2])}
+        read = {value.name for value in session.get_inputs()}
+        keys = {name: array for name, array in state.cross.items() if name in read}
         lengths = {SOURCE_LENGTHS: np.ascontiguousarray(state.source_lengths)}
         weighed = {CROSS_ATTENTION: outputs[CROSS_ATTENTION]}
         self._binding = Binding(session, {**lengths, **queries, **keys}, weighed)

@@ -241,7 +241,7 @@ def test_expanded_rows_share_their_sources_caches(runner):
     sources, lengths, tokens = random_rows(runner.config, 3)
     state = beams_of(runner, sources, lengths, tokens, 4)
     assert [array.shape[0] for array in state.own] == [12] * len(state.own)
-    assert [array.shape[0] for array in state.cross] == [3] * len(state.cross)
+    assert [array.shape[0] for array in state.cross.values()] == [3] * len(state.cross)
     assert state.lengths.tolist() == [2] * 12
     fed = np.random.default_rng(1).integers(runner.config.vocabulary_size, size=(12, 5))
     logits = [
@@ -280,11 +280,11 @@ def test_reordered_beams_go_on_as_their_parents(runner):
     parents = np.array([1, 1, 0, 3, 5, 5])
     state = beams_of(runner, sources, lengths, tokens, 3)
     runner.step(state, first, ())
-    version, arrays = state.version, [*state.own, *state.cross]
+    version, arrays = state.version, [*state.own, *state.cross.values()]
     state.select(parents)
     # As many rows as before: nothing is bound anew.
     assert state.version == version
-    assert all(a is b for a, b in zip(arrays, [*state.own, *state.cross], strict=True))
+    assert all(a is b for a, b in zip(arrays, [*state.own, *state.cross.values()], strict=True))
     found = runner.step(state, first + 20, (LOGITS,))[LOGITS].copy()
     other = beams_of(runner, sources, lengths, tokens, 3)
     runner.step(other, first[parents], ())

@@ -1,0 +1,18 @@
+"""Master graphs -> graphs of other precisions: small named passes, in the order they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+
+from bart_onnx.config import BartConfig
+from exporters.rewrite.int8_caches import use_int8_caches
+from exporters.rewrite.int8_linears import use_int8_weights
+
+Rewrite = Callable[[ir.Model, BartConfig], None]
+
+REWRITES: Mapping[str, tuple[Rewrite, ...]] = {
+    "fp32": (),
+    "int8": (use_int8_weights, use_int8_caches),
+}

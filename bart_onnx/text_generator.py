@@ -22,6 +22,7 @@ from bart_onnx.results import checked_report
 from bart_onnx.runners.ort import OrtRunner
 from bart_onnx.samplers import Sampler
 from bart_onnx.streaming import in_threads
+from bart_onnx.text_inputs import prefixed
 
 
 class TextGenerator:
@@ -176,6 +177,7 @@ class TextGenerator:
 
         The generation config decides, with what it keeps for summarization on top; greedy, up to
         the model's positions, where it says nothing. Nothing is drawn unless do_sample=True asks.
+        A `prefix` of the checkpoint is put before every text, as transformers 4's pipeline did.
 
         Args:
             documents: one text or a list of them.
@@ -188,15 +190,16 @@ class TextGenerator:
         Raises:
             InputError, InputTypeError, InputTooLongError, DecodingError: as `generate`.
         """
+        config = for_summarization(self.generation_config)
         asked = self.by_config(
             max_length,
             options=options,
-            generation_config=for_summarization(self.generation_config),
+            generation_config=config,
             long_input=long_input,
             overlap_sentences=overlap_sentences,
             report=checked_report(return_dict, top_log_probs, alignments),
         )
-        return answer(self._model, documents, asked)
+        return answer(self._model, prefixed(documents, config.get("prefix") or ""), asked)
 
     def by_config(
         self,

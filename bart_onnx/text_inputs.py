@@ -41,6 +41,15 @@ def as_texts(value: object, name: str) -> tuple[list[str], bool]:
     )
 
 
+def prefixed(texts: Any, prefix: str) -> Any:
+    """One text or a batch of them, each after `prefix`; unchanged where there is none."""
+    if not prefix:
+        return texts
+    known, batched = as_texts(texts, "documents")
+    found = [prefix + text for text in known]
+    return found if batched else found[0]
+
+
 def as_text_pairs(x: Mapping[str, Any]) -> tuple[list[str], list[str], bool]:
     """Encoder texts, decoder texts, and whether either came as a batch.
 

@@ -17,6 +17,8 @@ from exporters.checkpoints.local_files import find_file, read_json_object
 
 FILE = "generation_config.json"
 TASK_KEY = "task_specific_params"
+# What transformers 4's pipelines put before every text.
+PREFIX_KEY = "prefix"
 TASK = "summarization"
 
 _COUNT_LIMIT = 1 << 31
@@ -76,8 +78,8 @@ def generation_config(
     """The generation defaults of a checkpoint, under transformers' names.
 
     As in transformers, generation_config.json alone counts where it exists, and the keys of
-    config.json otherwise; null is the same as absent. `task_specific_params` of config.json is
-    kept, for summarization only, and applied to nothing.
+    config.json otherwise; null is the same as absent. `task_specific_params` of config.json,
+    for summarization only, and its `prefix` are kept, and applied to nothing.
 
     Raises:
         CheckpointError: a known key holds what it cannot, or a token id outside the vocabulary.
@@ -91,7 +93,7 @@ def generation_config(
             defaults["forced_bos_token_id"] = defaults["bos_token_id"]
     else:
         defaults = _known(read_json_object(path), path, config)
-    return defaults | _tasks(config_values, config_path, config)
+    return defaults | _of_pipelines(config_values, config_path, config)
 
 
 def saved_generation_config(directory: Path, config: BartConfig) -> dict[str, Any]:
@@ -104,14 +106,18 @@ def saved_generation_config(directory: Path, config: BartConfig) -> dict[str, An
     if path is None:
         return {}
     values = read_json_object(path)
-    return _known(values, path, config) | _tasks(values, path, config)
+    return _known(values, path, config) | _of_pipelines(values, path, config)
 
 
-def _tasks(values: Mapping[str, Any], path: Path, config: BartConfig) -> dict[str, Any]:
-    tasks = values.get(TASK_KEY)
-    if not isinstance(tasks, Mapping) or not isinstance(tasks.get(TASK), Mapping):
-        return {}
-    return {TASK_KEY: {TASK: _known(tasks[TASK], path, config)}}
+def _of_pipelines(values: Mapping[str, Any], path: Path, config: BartConfig) -> dict[str, Any]:
+    """What only transformers 4's pipelines read: options of the task, and a prefix of its texts."""
+    kept: dict[str, Any] = {}
+    tasks, prefix = values.get(TASK_KEY), values.get(PREFIX_KEY)
+    if isinstance(tasks, Mapping) and isinstance(tasks.get(TASK), Mapping):
+        kept[TASK_KEY] = {TASK: _known(tasks[TASK], path, config)}
+    if isinstance(prefix, str) and prefix:
+        kept[PREFIX_KEY] = prefix
+    return kept
 
 
 def _known(values: Mapping[str, Any], path: Path, config: BartConfig) -> dict[str, Any]:

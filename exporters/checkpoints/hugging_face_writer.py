@@ -25,7 +25,7 @@ from bart_onnx.weights import (
     unread_positions,
     weight_shapes,
 )
-from exporters.checkpoints.hugging_face_generation import TASK_KEY
+from exporters.checkpoints.hugging_face_generation import PREFIX_KEY, TASK_KEY
 from exporters.checkpoints.hugging_face_names import (
     BIAS_NAME,
     EMBEDDING_NAMES,
@@ -75,10 +75,10 @@ def write(
         ExportError: the directory has something in it, or cannot be written.
     """
     generation = dict(generation_config or {})
-    tasks = {TASK_KEY: generation.pop(TASK_KEY)} if TASK_KEY in generation else {}
+    elsewhere = {key: generation.pop(key) for key in (TASK_KEY, PREFIX_KEY) if key in generation}
     ids = {key: getattr(config, field) for key, field in _TOKEN_IDS.items()}
     with staged(directory) as staging:
-        _write_json(staging / "config.json", {**_config(config), **ids, **tasks})
+        _write_json(staging / "config.json", {**_config(config), **ids, **elsewhere})
         _write_json(staging / "generation_config.json", {**ids, **generation})
         if tokenizer is not None:
             _write_tokenizer(staging, config, tokenizer)

@@ -33,6 +33,7 @@ class SpellingRunner:
     """Says the letter after the last; after the letter that its source begins with, the end."""
 
     config = CONFIG
+    tokens_at_once = 64
 
     def __init__(self):
         self.steps = []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -196,6 +199,14 @@ def test_reports_of_a_sampler(greedy):
         greedy.generate(words, top_log_probs=2)
 
 
+def test_summaries_put_the_checkpoints_prefix_before_texts(lm, monkeypatch):
+    with_prefix = {**lm.generation_config, "prefix": "un"}
+    monkeypatch.setattr(type(lm), "generation_config", property(lambda _: with_prefix))
+    words = ["unhello", "unonnx"]
+    assert lm.summarize(["hello", "onnx"]) == lm.generate(words, num_beams=1)
+    assert lm.summarize("hello") == lm.generate("unhello", num_beams=1)
+
+
 # Streams.
 
 
@@ -249,37 +260,39 @@ def test_async_streams_leave_the_loop_free(greedy):
     assert ticks > len(pieces)
 
 
-def test_a_cancelled_stream_frees_its_row(greedy):
-    steps = []
+def test_a_cancelled_stream_frees_its_row(greedy, monkeypatch):
     runner, original = greedy.runner, greedy.runner.step
+    steps, reached, go_on = [], threading.Event(), threading.Event()
 
     def counted(state, token_ids, wanted):
-        steps.append(len(token_ids))
+        steps.append(weakref.ref(state))
+        if len(steps) == 3:
+            reached.set()
+            assert go_on.wait(60)
         return original(state, token_ids, wanted)
 
-    async def leave():
-        async for _ in greedy.astream("summarization"):
-            break
+    async def read():
+        async for _ in greedy.astream("summarization", num_beams=2):
+            pass
 
-    async def cancel():
-        async def read():
-            async for _ in greedy.astream("Massachusetts", num_beams=2):
-                await asyncio.sleep(0)
-
+    async def cancel_during_a_step():
         task = asyncio.create_task(read())
-        await asyncio.sleep(0.02)
+        await asyncio.to_thread(reached.wait, 60)
         task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    runner.step = counted
-    try:
-        asyncio.run(leave())
-        assert len(steps) < 8
-        asyncio.run(cancel())
-        assert len(steps) < 40
-    finally:
-        del runner.step
+    monkeypatch.setattr(runner, "step", counted)
+    asyncio.run(cancel_during_a_step())
+    # The step that ran was the last, and nothing holds the caches any more.
+    assert len(steps) == 3
+    gc.collect()
+    assert [each() for each in steps] == [None] * 3
+
+
+def test_a_closed_stream_gives_no_more(greedy):
     stream = greedy.stream("summarization")
     next(stream)
     stream.close()

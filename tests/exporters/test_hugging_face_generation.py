@@ -100,6 +100,14 @@ def test_tasks_of_no_use_are_left_behind(tmp_path: Path, tasks: object) -> None:
     assert "task_specific_params" not in found
 
 
+@pytest.mark.parametrize(("prefix", "kept"), [(" ", " "), ("", None), (None, None), (3, None)])
+def test_a_prefix_of_texts_is_kept(tmp_path: Path, prefix: object, kept: str | None) -> None:
+    write_checkpoint(tmp_path, golden_config(prefix=prefix), golden_tensors())
+    found = read(tmp_path, source="it").generation_config
+    assert found.get("prefix") == kept
+    assert ("prefix" in found) == (kept is not None)
+
+
 def test_a_saved_keras_preset_keeps_them(tmp_path: Path) -> None:
     source = keras.read(PRESET, source="t")
     own = {"num_beams": 3, "task_specific_params": {"summarization": {"min_length": 5}}}

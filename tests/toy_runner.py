@@ -78,6 +78,11 @@ class ToyState:
         # The lists are shared, as the memory of a real state is.
         return ToyState(self.sources[first:last], self.histories[first:last], self.width)
 
+    def truncate(self, lengths):
+        for history, length in zip(self.histories, lengths.tolist(), strict=True):
+            assert length <= len(history)
+            del history[length:]
+
     def expand(self, count):
         self.histories = [list(history) for history in self.histories for _ in range(count)]
 
@@ -98,6 +103,9 @@ class ToyRunner:
         self.config = config
         self.tokens_at_once = 64
         self.steps = []
+
+    def drafts_pay(self, sources):
+        return True
 
     def encode(self, token_ids, lengths):
         sources = list(zip(token_ids[:, 0].tolist(), lengths.tolist(), strict=True))

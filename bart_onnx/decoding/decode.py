@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bart_onnx.decoding.greedy import GreedySearch
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.hypotheses import BeamHypotheses
 from bart_onnx.decoding.prompts import Prompts, batches, encode, fewest_moves, read_prompts
@@ -31,11 +32,20 @@ def decode(
     Args:
         limits: the longest that each row may become, prompt included, int64 [rows].
     """
-    kind = BeamHypotheses if task.options.num_beams > 1 else SingleSearch
+    kind = _kind(task)
     copies = task.options.copies
     logits = runner.config.vocabulary_size * copies if task.scoring.needs_all else 1
     for numbers in batches(prompts, logits, copies):
         yield from _run(runner, prompts, kind(task, prompts, numbers, limits))
+
+
+def _kind(task: Task) -> type[Search]:
+    options = task.options
+    if options.num_beams > 1:
+        return BeamHypotheses
+    # A draft that is not finite spoils a step, which then nobody would notice.
+    greedy = not options.do_sample and not options.remove_invalid_values
+    return GreedySearch if greedy and task.speculate else SingleSearch
 
 
 def _run(runner: Runner[AnyState], prompts: Prompts, search: Search) -> Iterator[Search]:
@@ -59,7 +69,19 @@ def _run(runner: Runner[AnyState], prompts: Prompts, search: Search) -> Iterator
             expanded = True
         elif len(order) < sources or (taken != np.arange(len(taken))).any():
             state.select(taken, search.since)
-        search.choose(runner.step(state, search.next_ids[:, None], wanted))
+        token_ids = search.feed(_room(runner, state))
+        search.choose(runner.step(state, token_ids, wanted))
+        if token_ids.shape[1] > 1:
+            # Of a row that goes on, all but the last token has been fed.
+            state.truncate(search.rows.lengths - 1)
+
+
+def _room(runner: Runner[AnyState], state: AnyState) -> int:
+    """How many tokens may be drafted for every row; 0 where drafts do not pay."""
+    lengths = state.lengths
+    if not runner.drafts_pay(len(lengths)):
+        return 0
+    return runner.config.max_sequence_length - int(lengths.max()) - 1
 
 
 def _read(

@@ -47,6 +47,7 @@ class BeamHypotheses(Search):
     def choose(self, outputs: Outputs, shared: bool = False) -> None:
         """See `Search.choose`."""
         self.finished, self.failed = {}, {}
+        self.rows.steps += 1
         sources, beams = self._scores.shape
         lines = self._lines(self._slots, shared)
         scores, token_ids, complaints = self.task.scoring.score(outputs, lines, self._histories())
@@ -231,6 +232,10 @@ class BeamHypotheses(Search):
 
     def _finish(self, source: int, complaints: dict[int, str]) -> None:
         places = np.flatnonzero(self._kept_done[source] & (self._kept_scores[source] > _NOWHERE))
+        # A length penalty may have lifted what has no beam behind it: copies of a better one.
+        generated = self._kept_lengths[source, places] - self.rows.prompt_lengths[source]
+        penalties = generated.astype(np.float64) ** self.task.options.length_penalty
+        places = places[self._kept_scores[source, places] * penalties > _NOWHERE]
         if not len(places):
             rows = range(source * self.copies, (source + 1) * self.copies)
             found = [complaints[row] for row in rows if row in complaints]

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from bart_onnx.decoding.beam import beam_search
 from bart_onnx.decoding.contrastive import contrastive_search
+from bart_onnx.decoding.drafts import AtPlace, Drafts, Feed
 from bart_onnx.decoding.prompts import (
+    Efforts,
     Generated,
     IdArray,
     Prompts,
@@ -28,7 +30,7 @@ from bart_onnx.decoding.prompts import (
 from bart_onnx.decoding.protocols import AnyState, Runner
 from bart_onnx.errors import InputTypeError
 from bart_onnx.graphs import LOGITS
-from bart_onnx.samplers import BeamSampler, ContrastiveSampler, Sampler
+from bart_onnx.samplers import BeamSampler, ContrastiveSampler, GreedySampler, Sampler
 from bart_onnx.samplers.draws import CallDraws
 
 
@@ -39,6 +41,7 @@ def generate(
     stop_token_ids: Collection[int] = (),
     draws: CallDraws | None = None,
     first_row: int = 0,
+    speculate: bool = True,
 ) -> Generated:
     """Continue each prompt to its first stop token or to the full width.
 
@@ -48,6 +51,7 @@ def generate(
     Args:
         draws: where a random sampler draws from; None takes its next call.
         first_row: the number of the first row in that call, where it comes in several batches.
+        speculate: whether GreedySampler's rows may be fed drafts from their sources.
 
     Raises:
         InputError: the sampler asks for more tokens than the vocabulary has.
@@ -60,7 +64,7 @@ def generate(
         return beam_search(runner, prompts, sampler, stops)
     if isinstance(sampler, ContrastiveSampler):
         return contrastive_search(runner, prompts, sampler, stops)
-    sampling = _Sampling(runner, prompts, sampler, stops, draws, first_row)
+    sampling = _Sampling(runner, prompts, sampler, stops, speculate, draws, first_row)
     for _ in sampling.steps():
         pass
     return sampling.generated
@@ -68,7 +72,7 @@ def generate(
 
 @dataclass(frozen=True)
 class Progress:
-    """Rows that have just got a token.
+    """Rows that have just got a token, or several.
 
     Attributes:
         token_ids: of all prompts, int64 [prompts, width].
@@ -88,6 +92,7 @@ def watch(
     prompts: Prompts,
     sampler: Sampler,
     stop_token_ids: Collection[int] = (),
+    speculate: bool = True,
 ) -> Iterator[Progress]:
     """Generate, and tell of every step; closing the iterator frees what it holds.
 
@@ -101,7 +106,7 @@ def watch(
     _check_overrides(sampler)
     sampler.check_vocabulary(runner.config.vocabulary_size)
     stops = np.array(sorted(stop_token_ids), np.int64)
-    yield from _Sampling(runner, prompts, sampler, stops, None, 0).steps()
+    yield from _Sampling(runner, prompts, sampler, stops, speculate).steps()
 
 
 def _check_overrides(sampler: Sampler) -> None:
@@ -125,15 +130,19 @@ class _Rows:
         numbers: which rows of the prompts they are, [rows].
         positions: where each one's next token is written, [rows].
         lines: which line of the batch's random numbers is each one's, [rows].
+        drafts: None where there are none.
     """
 
     numbers: NDArray[np.intp]
     positions: IdArray
     lines: NDArray[np.intp]
+    drafts: Drafts | None
 
     def take(self, order: NDArray[np.intp]) -> None:
         self.numbers, self.positions = self.numbers[order], self.positions[order]
         self.lines = self.lines[order]
+        if self.drafts is not None:
+            self.drafts.take(order)
 
 
 class _Sampling(Generic[AnyState]):
@@ -145,21 +154,26 @@ class _Sampling(Generic[AnyState]):
         prompts: Prompts,
         sampler: Sampler,
         stops: IdArray,
-        draws: CallDraws | None,
-        first_row: int,
+        speculate: bool,
+        draws: CallDraws | None = None,
+        first_row: int = 0,
     ) -> None:
         self._runner, self._prompts, self._sampler, self._stops = runner, prompts, sampler, stops
         if draws is None and sampler.draws is not None:
             draws = sampler.draws.next_call()
         self._draws, self._first_row = draws, first_row
+        self._speculates = speculate and type(sampler) is GreedySampler
         self._token_ids = prompts.decoder_token_ids.copy()
         self._width = self._token_ids.shape[1]
         self._lengths = np.full(len(self._token_ids), self._width, np.int64)
+        self._steps = np.zeros(len(self._token_ids), np.int64)
+        self._drafted = np.zeros(len(self._token_ids), np.int64)
 
     @property
     def generated(self) -> Generated:
         """What has been generated, after the last step."""
-        return Generated(self._token_ids, self._lengths)
+        efforts = Efforts(self._steps, self._drafted)
+        return Generated(self._token_ids, self._lengths, efforts=efforts)
 
     def steps(self) -> Iterator[Progress]:
         """Run; after each step what it has come to."""
@@ -170,17 +184,16 @@ class _Sampling(Generic[AnyState]):
 
     def _run_batch(self, numbers: NDArray[np.intp]) -> Iterator[Progress]:
         """Fill these rows of the token ids and set their lengths."""
-        rows = _Rows(numbers, self._prompts.prompt_lengths[numbers], np.arange(len(numbers)))
+        every = np.arange(len(numbers))
+        rows = _Rows(numbers, self._prompts.prompt_lengths[numbers], every, self._drafts(numbers))
         uniforms = None
         if self._draws is not None:
             lines = (numbers + self._first_row).tolist()
             uniforms = self._draws.uniforms(lines, self._width)
         state = encode(self._runner, self._prompts, numbers)
-        next_ids = self._read(state, rows, uniforms)
+        alive = self._write(rows, every, self._read(state, rows, uniforms))
         while True:
-            self._token_ids[rows.numbers, rows.positions] = next_ids
-            rows.positions += 1
-            alive = ~np.isin(next_ids, self._stops) & (rows.positions < self._width)
+            self._steps[rows.numbers] += 1
             yield Progress(self._token_ids, rows.numbers, rows.positions, ~alive)
             if not alive.all():
                 self._lengths[rows.numbers[~alive]] = rows.positions[~alive]
@@ -189,9 +202,13 @@ class _Sampling(Generic[AnyState]):
                     return
                 state.select(order)
                 rows.take(order)
-                next_ids = next_ids[order]
-            outputs = self._runner.step(state, next_ids[:, None], self._sampler.wanted)
-            next_ids = self._sampler.next_tokens(outputs, _here(uniforms, rows))
+            alive = self._step(state, rows, _here(uniforms, rows))
+
+    def _drafts(self, numbers: NDArray[np.intp]) -> Drafts | None:
+        if not self._speculates:
+            return None
+        prompts = self._prompts
+        return Drafts(prompts.encoder_token_ids[numbers], prompts.encoder_lengths[numbers])
 
     def _read(self, state: AnyState, rows: _Rows, uniforms: NDArray[np.float64] | None) -> IdArray:
         """Feed the prompts; the token that follows each, [rows]."""
@@ -206,6 +223,43 @@ class _Sampling(Generic[AnyState]):
                 drawn = None if here is None else here[some]
                 next_ids[some] = self._sampler.next_tokens(outputs, drawn)
         return next_ids
+
+    def _step(
+        self, state: AnyState, rows: _Rows, here: NDArray[np.float64] | None
+    ) -> NDArray[np.bool_]:
+        """Feed the rows, and write what follows; which of them go on, [rows]."""
+        feed = self._feed(rows)
+        outputs = self._runner.step(state, feed.token_ids, self._sampler.wanted)
+        alive = np.ones(len(rows.numbers), bool)
+
+        def follow(place: int, some: NDArray[np.intp]) -> tuple[IdArray, NDArray[np.bool_]]:
+            chosen = self._sampler.next_tokens(AtPlace(outputs, place), here)[some]
+            alive[some] = self._write(rows, some, chosen)
+            return chosen, alive[some]
+
+        feed.verify(follow)
+        if feed.token_ids.shape[1] > 1:
+            # Of a row that goes on, all but the last token has been fed.
+            state.truncate(rows.positions - 1)
+        return alive
+
+    def _feed(self, rows: _Rows) -> Feed:
+        """Each row's last token, and drafts where they pay."""
+        token_ids, lengths = self._token_ids[rows.numbers], rows.positions
+        room = self._runner.config.max_sequence_length - int(lengths.max())
+        pays = rows.drafts is not None and self._runner.drafts_pay(len(lengths))
+        if rows.drafts is None or not pays or room < 1:
+            last = token_ids[np.arange(len(lengths)), lengths - 1]
+            return Feed(last[:, None], np.zeros(len(lengths), np.int64))
+        feed = rows.drafts.feed(token_ids, lengths, np.minimum(self._width - lengths - 1, room))
+        self._drafted[rows.numbers] += feed.counts
+        return feed
+
+    def _write(self, rows: _Rows, some: NDArray[np.intp], chosen: IdArray) -> NDArray[np.bool_]:
+        """Give some of the rows a token; which of them go on."""
+        self._token_ids[rows.numbers[some], rows.positions[some]] = chosen
+        rows.positions[some] += 1
+        return np.asarray(~np.isin(chosen, self._stops) & (rows.positions[some] < self._width))
 
 
 def _here(uniforms: NDArray[np.float64] | None, rows: _Rows) -> NDArray[np.float64] | None:

@@ -61,6 +61,19 @@ class GeneratedBeams:
 
 
 @dataclass(frozen=True)
+class Efforts:
+    """What each row took.
+
+    Attributes:
+        steps: int64 [rows], decoder steps, that of the prompt's last token included.
+        drafted: int64 [rows], tokens that were drafted from the source.
+    """
+
+    steps: IdArray
+    drafted: IdArray
+
+
+@dataclass(frozen=True)
 class Generated:
     """What was generated.
 
@@ -69,11 +82,13 @@ class Generated:
             nothing.
         lengths: int64 [rows], tokens that count, up to and including the first stop token.
         beams: all beams, where a sampler was asked for them.
+        efforts: where the loop counts them, which is for samplers that look at one row at a time.
     """
 
     token_ids: IdArray
     lengths: IdArray
     beams: GeneratedBeams | None = None
+    efforts: Efforts | None = None
 
 
 def batches(prompts: Prompts, logits: int = 1, copies: int = 1) -> Iterator[NDArray[np.intp]]:

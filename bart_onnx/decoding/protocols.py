@@ -58,6 +58,12 @@ class Runner(Protocol[AnyState]):
         1 where several tokens of a row alone are not computed as they are beside other rows.
         """
 
+    def drafts_pay(self, sources: int) -> bool:
+        """Whether a step of so many sources, one row each, may be fed drafted tokens too.
+
+        It pays where a step with some tokens of each row costs little more than with one.
+        """
+
     def encode(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> AnyState:
         """A State of one row for each source.
 

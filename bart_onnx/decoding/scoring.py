@@ -24,6 +24,10 @@ NOT_FINITE = (
     "go on regardless"
 )
 
+NO_TOKEN_LEFT = (
+    "the options leave no token that may come; options that forbid tokens: {}. Relax one of them"
+)
+
 _SORTED_OUT = (TOP_LOGITS, TOP_TOKEN_IDS, LOG_SUM_EXP)
 
 
@@ -140,3 +144,25 @@ def _columns(options: DecodingOptions, filters: Filters | None, vocabulary_size:
 def beams_looked_at(options: DecodingOptions) -> int:
     """Continuations of all beams of a row that are looked at in each step."""
     return max(2, 1 + len(options.eos_token_id)) * options.num_beams
+
+
+def forbidding(options: DecodingOptions) -> str:
+    """The names of the set options that forbid tokens, for a message."""
+    plain = DecodingOptions()
+    names = [
+        name
+        for name in (
+            "prefix_allowed_tokens_fn",
+            "logits_processor",
+            "bad_words_ids",
+            "suppress_tokens",
+            "begin_suppress_tokens",
+            "no_repeat_ngram_size",
+            "encoder_no_repeat_ngram_size",
+            "min_length",
+            "min_new_tokens",
+            "sequence_bias",
+        )
+        if getattr(options, name) != getattr(plain, name)
+    ]
+    return ", ".join(names) or "none"

@@ -42,6 +42,9 @@ class Hypothesis:
         log_probs: float32 [length - prompt_length], the model's own, before rules; None if nobody
             asked.
         top_ids, top_log_probs: [length - prompt_length, n] of the n likeliest tokens there.
+        steps: decoder steps that were taken, that of the prompt's last token included.
+        drafted_tokens, accepted_tokens: how many were drafted from the source, and how many came
+            so beside each step's own.
     """
 
     token_ids: IdArray
@@ -51,6 +54,9 @@ class Hypothesis:
     log_probs: NDArray[np.float32] | None = None
     top_ids: IdArray | None = None
     top_log_probs: NDArray[np.float32] | None = None
+    steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Task:
         draws: random numbers, where tokens are drawn; row r's are those of `first_row` + r.
         top_log_probs: how many likeliest tokens to note at each place.
         log_probs: whether to note the log-probability of each token.
+        speculate: whether greedy rows may be fed drafts from their sources.
     """
 
     options: DecodingOptions
@@ -71,6 +78,7 @@ class Task:
     first_row: int = 0
     log_probs: bool = False
     top_log_probs: int = 0
+    speculate: bool = True
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -88,6 +96,7 @@ class Rows:
         lengths: tokens of each, prompt included, [sources].
         prompt_lengths, limits: [sources].
         sources: each one's line in the search's source ids, [sources].
+        steps, drafted: decoder steps and drafted tokens of each so far, [sources].
         tracks: what is written of every copy, [sources, copies, width, ...]: "token_ids", and
             "log_probs", "top_ids" and "top_log_probs" where they are noted.
     """
@@ -97,6 +106,8 @@ class Rows:
     prompt_lengths: IdArray
     limits: IdArray
     sources: IdArray
+    steps: IdArray
+    drafted: IdArray
     tracks: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def take(self, order: NDArray[np.intp]) -> None:
@@ -104,6 +115,7 @@ class Rows:
         self.numbers, self.lengths = self.numbers[order], self.lengths[order]
         self.prompt_lengths, self.limits = self.prompt_lengths[order], self.limits[order]
         self.sources = self.sources[order]
+        self.steps, self.drafted = self.steps[order], self.drafted[order]
         self.tracks = {name: track[order] for name, track in self.tracks.items()}
 
 
@@ -130,7 +142,15 @@ class Search(ABC):
     ) -> None:
         self.task, self.copies = task, task.options.copies
         lengths = prompts.prompt_lengths[numbers].copy()
-        self.rows = Rows(numbers, lengths, lengths.copy(), limits[numbers], np.arange(len(numbers)))
+        self.rows = Rows(
+            numbers,
+            lengths,
+            lengths.copy(),
+            limits[numbers],
+            sources=np.arange(len(numbers)),
+            steps=np.zeros(len(numbers), np.int64),
+            drafted=np.zeros(len(numbers), np.int64),
+        )
         self._source_ids = prompts.encoder_token_ids[numbers]
         self._source_lengths = prompts.encoder_lengths[numbers]
         width = int(self.rows.limits.max())
@@ -144,9 +164,19 @@ class Search(ABC):
         self.moves = np.arange(len(numbers) * self.copies)
         self.since = 0
 
+    def feed(self, room: int) -> IdArray:
+        """What to feed every row in the next step, int64 [sources * copies, 1 + drafts].
+
+        Args:
+            room: how many tokens may be drafted for each.
+        """
+        return self.next_ids[:, None]
+
     @abstractmethod
     def choose(self, outputs: Outputs, shared: bool = False) -> None:
         """Give every row in flight one token more, from the outputs of the step before.
+
+        Of a row that was fed drafts, as many more as the model agrees with.
 
         Args:
             outputs: [rows, query_length, ...].
@@ -238,7 +268,18 @@ class Search(ABC):
             if name != "token_ids"
         }
         reason: FinishReason = "stop" if self._ends(token_ids) else "length"
-        return Hypothesis(token_ids, prompt_length, score, reason, **notes)
+        rows = self.rows
+        steps = int(rows.steps[source])
+        return Hypothesis(
+            token_ids,
+            prompt_length,
+            score,
+            reason,
+            steps=steps,
+            drafted_tokens=int(rows.drafted[source]),
+            accepted_tokens=int(rows.lengths[source]) - prompt_length - steps,
+            **notes,
+        )
 
     def _ends(self, token_ids: IdArray) -> bool:
         last = int(token_ids[-1])
@@ -252,30 +293,3 @@ class Search(ABC):
         self.finished.pop(number, None)
         self.failed[number] = message
         self.alive[source] = False
-
-
-NO_TOKEN_LEFT = (
-    "the options leave no token that may come; options that forbid tokens: {}. Relax one of them"
-)
-
-
-def forbidding(options: DecodingOptions) -> str:
-    """The names of the set options that forbid tokens, for a message."""
-    plain = DecodingOptions()
-    names = [
-        name
-        for name in (
-            "prefix_allowed_tokens_fn",
-            "logits_processor",
-            "bad_words_ids",
-            "suppress_tokens",
-            "begin_suppress_tokens",
-            "no_repeat_ngram_size",
-            "encoder_no_repeat_ngram_size",
-            "min_length",
-            "min_new_tokens",
-            "sequence_bias",
-        )
-        if getattr(options, name) != getattr(plain, name)
-    ]
-    return ", ".join(names) or "none"

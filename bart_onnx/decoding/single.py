@@ -33,34 +33,52 @@ class SingleSearch(Search):
     def choose(self, outputs: Outputs, shared: bool = False) -> None:
         """See `Search.choose`."""
         self.finished, self.failed = {}, {}
+        self.rows.steps += 1
+        every = np.arange(len(self.rows.lengths))
         lines = self._lines(np.broadcast_to(np.arange(self.copies), self._ended.shape), shared)
-        scores, token_ids, complaints = self.task.scoring.score(outputs, lines, self._histories())
+        self.next_ids = self._go_on(every, outputs, lines)
+
+    def _go_on(
+        self, sources: NDArray[np.intp], outputs: Outputs, lines: NDArray[np.intp]
+    ) -> IdArray:
+        """Give each copy of these sources one token more; which ones, [sources * copies].
+
+        Args:
+            lines: the line of each copy in the outputs.
+        """
+        histories = self._histories()
+        if len(sources) < len(self.rows.lengths):
+            histories = histories.take(self._lines_of(sources))
+        scores, token_ids, complaints = self.task.scoring.score(outputs, lines, histories)
         if len(dead := np.flatnonzero(scores.max(axis=1) == -np.inf)):
             none_left = NO_TOKEN_LEFT.format(forbidding(self.task.options))
             complaints = dict.fromkeys(dead.tolist(), none_left) | complaints
         broken = np.flatnonzero(self.task.scoring.broken(outputs, lines))
         complaints |= dict.fromkeys(broken.tolist(), NOT_FINITE)
-        columns = self._columns(scores, complaints)
+        columns = self._columns(sources, scores, complaints)
         chosen = token_ids[np.arange(len(lines)), columns]
-        self._write(outputs, lines, chosen)
-        self.rows.lengths += 1
-        self._end(chosen)
+        self._write(sources, outputs, lines, chosen)
+        self.rows.lengths[sources] += 1
+        self._end(sources, chosen)
         for row, message in complaints.items():
-            source, copy = divmod(row, self.copies)
+            source, copy = int(sources[row // self.copies]), row % self.copies
             if self._ended[source, copy] in (0, self.rows.lengths[source]):
                 self._fail(source, message)
-        for source in np.flatnonzero(self.alive & self._ended.all(axis=1)).tolist():
+        ended = self.alive[sources] & self._ended[sources].all(axis=1)
+        for source in sources[ended].tolist():
             self.finished[int(self.rows.numbers[source])] = tuple(
                 self._finished(source, copy) for copy in range(self.copies)
             )
             self.alive[source] = False
-        self.next_ids = chosen
+        return chosen
 
     def stable(self, source: int) -> IdArray:
         """See `Search.stable`."""
         return self._token_ids[source, 0, : self.rows.lengths[source]]
 
-    def _columns(self, scores: ScoreArray, complaints: dict[int, str]) -> NDArray[np.intp]:
+    def _columns(
+        self, sources: NDArray[np.intp], scores: ScoreArray, complaints: dict[int, str]
+    ) -> NDArray[np.intp]:
         """The column chosen of each row, [rows]."""
         if self._uniforms is None:
             return np.zeros(len(scores), np.intp)
@@ -69,26 +87,35 @@ class SingleSearch(Search):
         scores[list(complaints)] = 0
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
-        every = np.arange(len(self.rows.lengths))
-        return drawn(weights, self._uniforms[every, :, self.rows.lengths].ravel())
+        return drawn(weights, self._uniforms[sources, :, self.rows.lengths[sources]].ravel())
 
-    def _write(self, outputs: Outputs, lines: NDArray[np.intp], chosen: IdArray) -> None:
-        every, positions = np.arange(len(self.rows.lengths)), self.rows.lengths
+    def _write(
+        self,
+        sources: NDArray[np.intp],
+        outputs: Outputs,
+        lines: NDArray[np.intp],
+        chosen: IdArray,
+    ) -> None:
+        positions, shape = self.rows.lengths[sources], (len(sources), self.copies)
         for name, values in self._notes(outputs, lines, chosen).items():
             track = self.rows.tracks[name]
-            track[every, :, positions] = values.reshape(len(every), self.copies, *values.shape[1:])
+            track[sources, :, positions] = values.reshape(*shape, *values.shape[1:])
 
-    def _end(self, chosen: IdArray) -> None:
+    def _end(self, sources: NDArray[np.intp], chosen: IdArray) -> None:
         """Note which copies have ended with these tokens."""
-        tokens = chosen.reshape(self._ended.shape)
+        before, lengths = self._ended[sources], self.rows.lengths[sources]
+        tokens = chosen.reshape(before.shape)
         ends = np.isin(tokens, self.task.options.eos_token_id)
-        ends |= (self.rows.lengths >= self.rows.limits)[:, None]
+        ends |= (lengths >= self.rows.limits[sources])[:, None]
         if (completes := self.task.completes) is not None:
-            for source, copy in np.argwhere(~ends & (self._ended == 0)):
-                before = self._token_ids[source, copy, : self.rows.lengths[source] - 1]
-                ends[source, copy] = completes(before, int(tokens[source, copy]))
-        lengths = np.broadcast_to(self.rows.lengths[:, None], ends.shape)
-        self._ended = np.where((self._ended == 0) & ends, lengths, self._ended)
+            for line, copy in np.argwhere(~ends & (before == 0)):
+                said = self._token_ids[sources[line], copy, : lengths[line] - 1]
+                ends[line, copy] = completes(said, int(tokens[line, copy]))
+        self._ended[sources] = np.where((before == 0) & ends, lengths[:, None], before)
+
+    def _lines_of(self, sources: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The rows of these sources' copies."""
+        return np.asarray(sources[:, None] * self.copies + np.arange(self.copies)).ravel()
 
     def _finished(self, source: int, copy: int) -> Hypothesis:
         tracks = {name: track[source, copy] for name, track in self.rows.tracks.items()}

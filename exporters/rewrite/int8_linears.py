@@ -34,7 +34,9 @@ def use_int8_weights(model: ir.Model, config: BartConfig) -> None:
     """
     quantised = {name for name in model.graph.initializers if is_quantised(name)}
     edits = Edits(model)
-    linears = _Linears(edits)
+    if not quantised:
+        return
+    linears = _Linears(edits, model.graph)
     for node in list(model.graph):
         names = [None if value is None else value.name for value in node.inputs]
         if node.op_type == "MatMul" and names[1] in quantised:
@@ -47,11 +49,26 @@ def use_int8_weights(model: ir.Model, config: BartConfig) -> None:
 
 
 class _Linears:
-    """Builds the nodes that take a node's place. A row quantised once serves all its uses."""
+    """Builds the nodes that take a node's place. A row quantised once serves all its uses.
 
-    def __init__(self, edits: Edits) -> None:
+    Every input of a multiplication has the token ids' axes, [batch, length], before its own.
+    """
+
+    def __init__(self, edits: Edits, graph: ir.Graph) -> None:
         self._edits = edits
         self._rows: dict[str, tuple[ir.Value, ir.Value]] = {}
+        token_ids = graph.inputs[0]
+        add = edits.before(next(iter(graph)))
+        self._axes = add("Shape", token_ids)
+        count = add("Unsqueeze", add("Size", token_ids), add.constant(np.array([0], np.int64)))
+        self._zeros = {
+            zero: add("Expand", add.constant(np.array([zero], np.uint8)), count)
+            for zero in (0, _ZERO)
+        }
+        self._shapes = {
+            outputs: add("Concat", self._axes, add.constant(np.array([outputs])), axis=0)
+            for outputs in _output_widths(graph)
+        }
 
     def matmul(self, node: ir.Node) -> ir.Value:
         """x [batch, length, inputs] times a kernel [inputs, outputs]."""
@@ -62,10 +79,8 @@ class _Linears:
         if producer is not None and producer.op_type == "Gelu":
             flat = self._product_of_gelu(node, x, kernel)
         else:
-            flat = self._product(node, x, weights, scales)
-        outputs = np.array([_sizes(kernel)[1]], np.int64)
-        shape = add("Concat", add("Shape", x, end=2), add.constant(outputs), axis=0)
-        return add("Reshape", flat, shape)
+            flat = self._product(node, x, weights, scales, _sizes(kernel)[0])
+        return add("Reshape", flat, self._shapes[_sizes(kernel)[1]])
 
     def output_projection(self, node: ir.Node) -> ir.Value:
         """x [rows, inputs] times the transpose of an embedding [outputs, inputs], plus a bias.
@@ -76,7 +91,8 @@ class _Linears:
         add = self._edits.before(node)
         x, embedding, *bias = _inputs(node)
         weights, scales = self._weights(embedding)
-        product = self._product(node, x, add("Transpose", weights, perm=[1, 0]), scales)
+        columns = add("Transpose", weights, perm=[1, 0])
+        product = self._product(node, x, columns, scales, _sizes(embedding)[1])
         return add("Add", product, bias[0]) if bias else product
 
     def embedding(self, node: ir.Node) -> ir.Value:
@@ -88,9 +104,11 @@ class _Linears:
         last = add.constant(np.array([-1], np.int64))
         return add("Mul", rows, add("Unsqueeze", add("Gather", scales, token_ids), last))
 
-    def _product(self, node: ir.Node, x: ir.Value, weights: ir.Value, scales: ir.Value) -> ir.Value:
+    def _product(
+        self, node: ir.Node, x: ir.Value, weights: ir.Value, scales: ir.Value, inputs: int
+    ) -> ir.Value:
         """float32 [rows, outputs] of x [..., inputs]; a bias must come after the row's scale."""
-        rows, row_scales = self._quantised_rows(node, x)
+        rows, row_scales = self._quantised_rows(node, x, inputs)
         product = self._integer_product(node, rows, weights, scales, _ZERO)
         return self._edits.before(node)("Mul", product, row_scales)
 
@@ -112,7 +130,8 @@ class _Linears:
         """
         add = self._edits.before(node)
         weights, scales = self._weights(kernel)
-        raised = add("Add", self._flat(node, x), add.constant(np.float32(_GELU_DEPTH)))
+        flat = self._flat(node, x, _sizes(kernel)[0])
+        raised = add("Add", flat, add.constant(np.float32(_GELU_DEPTH)))
         rows, row_scales = self._rows_from(node, raised, raised, 255, 0)
         product = self._integer_product(node, rows, weights, scales, 0)
         sums = self._edits.weight(
@@ -121,20 +140,19 @@ class _Linears:
         lowered = add("Mul", sums, add.constant(np.float32(_GELU_DEPTH)))
         return add("Sub", add("Mul", product, row_scales), lowered)
 
-    def _quantised_rows(self, node: ir.Node, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def _quantised_rows(self, node: ir.Node, x: ir.Value, inputs: int) -> tuple[ir.Value, ir.Value]:
         """x as uint8 [rows, inputs] around the zero point, and the rows' scales [rows, 1]."""
         assert x.name is not None
         if x.name not in self._rows:
-            flat = self._flat(node, x)
+            flat = self._flat(node, x, inputs)
             largest = self._edits.before(node)("Abs", flat)
             self._rows[x.name] = self._rows_from(node, flat, largest, 127, _ZERO)
         return self._rows[x.name]
 
-    def _flat(self, node: ir.Node, x: ir.Value) -> ir.Value:
+    def _flat(self, node: ir.Node, x: ir.Value, inputs: int) -> ir.Value:
         """x [..., inputs] as [rows, inputs]."""
         add = self._edits.before(node)
-        rest = add.constant(np.array([-1], np.int64))
-        return add("Reshape", x, add("Concat", rest, add("Shape", x, start=-1), axis=0))
+        return add("Reshape", x, add.constant(np.array([-1, inputs], np.int64)))
 
     def _rows_from(
         self, node: ir.Node, flat: ir.Value, sizes: ir.Value, most: int, zero: int
@@ -146,8 +164,7 @@ class _Linears:
         scales = add("Mul", largest, add.constant(np.float32(1 / most)))
         # A row of zeros has no scale; any will do.
         scales = add("Max", scales, add.constant(np.float32(1e-8)))
-        zeros = add("Expand", add.constant(np.array([zero], np.uint8)), add("Shape", scales))
-        rows = add("QuantizeLinear", flat, scales, zeros, axis=0)
+        rows = add("QuantizeLinear", flat, scales, self._zeros[zero], axis=0)
         return rows, add("Unsqueeze", scales, second)
 
     def _weights(self, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -160,6 +177,12 @@ class _Linears:
                 weight.name + SCALE_SUFFIX, ir.DataType.FLOAT, (rows if by_row else columns,)
             ),
         )
+
+
+def _output_widths(graph: ir.Graph) -> list[int]:
+    """How many columns the kernels have, each number once."""
+    weights = [value for name, value in graph.initializers.items() if name.endswith(".kernel")]
+    return sorted({_sizes(weight)[1] for weight in weights})
 
 
 def _inputs(node: ir.Node) -> list[ir.Value]:

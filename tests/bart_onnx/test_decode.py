@@ -13,6 +13,7 @@ from bart_onnx.decoding.decode import decode
 from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.scoring import Scoring
 from bart_onnx.decoding.search import Task
+from bart_onnx.errors import InputError
 from bart_onnx.graphs import LOG_SUM_EXP, LOGITS
 from bart_onnx.samplers.draws import Draws
 
@@ -272,3 +273,30 @@ def test_draws_follow_the_distribution():
     counted = np.array([drawn.count(token) for token in kept.tolist()]) / 3000
     assert counted.sum() == 1
     np.testing.assert_allclose(counted, shares, atol=0.04)
+
+
+def test_copies_that_were_never_beams_are_no_hypotheses():
+    """Where one token may come at each step, there is one sequence, whatever num_beams is."""
+    options = DecodingOptions(
+        max_length=6,
+        num_beams=4,
+        num_return_sequences=4,
+        prefix_allowed_tokens_fn=lambda number, token_ids: [3 + len(token_ids)],
+    )
+    found, failed = decoded(random_prompts(2, seed=1, longest=1), options)
+    assert not failed
+    for several in found.values():
+        assert [each.token_ids.tolist()[1:] for each in several] == [[4, 5, 6, 7, 8]]
+
+
+def test_a_forced_first_token_may_be_suppressed_at_the_beginning():
+    """As in transformers, the beginning is then the token after the forced one."""
+    options = DecodingOptions(
+        max_length=5, forced_bos_token_id=4, begin_suppress_tokens=(4, *range(6, 13))
+    )
+    found, _ = decoded(random_prompts(3, seed=6, longest=1), options)
+    for (best,) in found.values():
+        assert best.token_ids[1] == 4
+        assert best.token_ids[2] in (0, 1, 2, 3, 5)
+    with pytest.raises(InputError, match="forced_bos_token_id"):
+        DecodingOptions(forced_bos_token_id=4, suppress_tokens=(4,))

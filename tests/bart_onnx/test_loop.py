@@ -38,6 +38,9 @@ class SpellingRunner:
     def __init__(self):
         self.steps = []
 
+    def drafts_pay(self, sources):
+        return False
+
     def encode(self, token_ids, lengths):
         return SpellingState(token_ids[:, 0], np.zeros(len(lengths), np.int64))
 

@@ -1,0 +1,224 @@
+"""What a precision costs: the new bundle against the torch module with the checkpoint's weights.
+
+Measured on examples of the user's, or on random tokens where there are none. It says what it finds;
+whether that is good enough is decided by `check`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.bundle import Bundle
+from bart_onnx.config import BartConfig
+from bart_onnx.errors import ExportError, InputError, MissingFileError
+from bart_onnx.graphs import LOGITS
+from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.tokenizer import BartTokenizer
+from exporters.bart import Bart
+from exporters.checkpoints.checkpoint import Checkpoint
+from exporters.verify import full_pass
+
+IdArray = NDArray[np.int64]
+
+# What is allowed where nobody accepts more. Logits: at 0.02 a model of phonemes kept its word error
+# rate. The score is in nats a token: 0.05 is a perplexity 5 % higher.
+_LARGEST_LOGIT_ERROR = 0.05
+_LARGEST_SCORE_LOSS = 0.05
+
+_RANDOM_ROWS, _RANDOM_SOURCE, _RANDOM_TARGET = 4, 64, 16
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a bundle's precision costs.
+
+    Attributes:
+        tokens: how many targets were looked at.
+        logit_error: root mean square of the logits' differences, as a share of their standard
+            deviation.
+        token_agreement: share of places where the likeliest token is the same.
+        score_before, score_after: mean log-probability of a target token, in nats, by the
+            checkpoint and by the bundle; of examples only.
+        examples: how many there were; 0 for random tokens.
+    """
+
+    tokens: int
+    logit_error: float
+    token_agreement: float
+    examples: int = 0
+    score_before: float | None = None
+    score_after: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for the manifest."""
+        return asdict(self)
+
+    def failures(self) -> list[str]:
+        """What is worse than allowed, in words."""
+        found = []
+        # Written so that a NaN fails too.
+        if not self.logit_error <= _LARGEST_LOGIT_ERROR:
+            found.append(
+                f"the logits' error is {self.logit_error:.3f}, allowed are {_LARGEST_LOGIT_ERROR}"
+            )
+        if self.score_before is not None and self.score_after is not None:
+            loss = self.score_before - self.score_after
+            if not loss <= _LARGEST_SCORE_LOSS:
+                found.append(
+                    f"the examples' score falls by {loss:.3f} nats a token, allowed are "
+                    f"{_LARGEST_SCORE_LOSS}"
+                )
+        return found
+
+    def describe(self) -> str:
+        """One sentence for people."""
+        text = (
+            f"Quality: logit error {self.logit_error:.4f}, the same likeliest token at "
+            f"{self.token_agreement:.1%} of {self.tokens} places"
+        )
+        if self.score_before is None or self.score_after is None:
+            return f"{text}, on random tokens."
+        return (
+            f"{text}; score of {self.examples} examples {self.score_before:.4f} before and "
+            f"{self.score_after:.4f} after (nats a token)."
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A source and a target, as ids, and the torch module's logits for the target.
+
+    Attributes:
+        logits: float32 [target length - 1, vocabulary], of what follows each token but the last.
+    """
+
+    source: IdArray
+    target: IdArray
+    logits: NDArray[np.float32]
+
+
+def samples(
+    checkpoint: Checkpoint, examples: Path | None, tokenizer: BartTokenizer | None
+) -> list[Sample]:
+    """The torch module's logits for examples, or for random tokens where there are none.
+
+    Raises:
+        InputError, MissingFileError: the examples cannot be read, or there is no tokenizer.
+    """
+    config = checkpoint.config
+    pairs = list(_random_pairs(config))
+    if examples is not None:
+        if tokenizer is None:
+            raise InputError(f"{examples} has texts, but the checkpoint has no tokenizer.")
+        pairs = _pairs(examples, tokenizer, config)
+    bart = Bart.from_weights(config, checkpoint.weights)
+    found = []
+    for source, target in pairs:
+        outputs = full_pass(bart, source[None], np.array([len(source)]), target[None, :-1])
+        found.append(Sample(source, target, outputs[LOGITS][0]))
+    return found
+
+
+def quality(bundle: Bundle, known: Sequence[Sample], examples: bool) -> Quality:
+    """Decode the samples' targets from the bundle, and compare."""
+    runner = OrtRunner(bundle)
+    squares, spread, agreed, tokens = 0.0, 0.0, 0, 0
+    before, after = 0.0, 0.0
+    for sample in known:
+        logits = _decoded(runner, sample)
+        places = np.arange(len(logits))
+        squares += float(np.square(logits - sample.logits, dtype=np.float64).mean(-1).sum())
+        spread += float(np.var(sample.logits, axis=-1, dtype=np.float64).sum())
+        agreed += int((logits.argmax(-1) == sample.logits.argmax(-1)).sum())
+        tokens += len(logits)
+        before += float(_log_softmax(sample.logits)[places, sample.target[1:]].sum())
+        after += float(_log_softmax(logits)[places, sample.target[1:]].sum())
+    error = float(np.sqrt(squares / max(spread, 1e-30)))
+    plain = Quality(tokens, error, agreed / tokens)
+    if not examples:
+        return plain
+    return Quality(tokens, error, agreed / tokens, len(known), before / tokens, after / tokens)
+
+
+def check(found: Quality, accepted: bool) -> None:
+    """Refuse a bundle that is worse than allowed, unless that was accepted beforehand.
+
+    Raises:
+        ExportError: what is worse, by how much, and what to do.
+    """
+    failures = found.failures()
+    if failures and not accepted:
+        raise ExportError(
+            f"{found.describe()} That is not good enough: {'; '.join(failures)}. Nothing was "
+            "published; export with --precision fp32, or with --accept-quality-loss."
+        )
+
+
+def _decoded(runner: OrtRunner, sample: Sample) -> NDArray[np.float32]:
+    state = runner.encode(sample.source[None], np.array([len(sample.source)]))
+    fed = sample.target[None, :-1]
+    steps = []
+    for start in range(0, fed.shape[1], 16):
+        outputs = runner.step(state, fed[:, start : start + 16], (LOGITS,))
+        steps.append(np.array(outputs[LOGITS][0], np.float32))
+    return np.concatenate(steps)
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _random_pairs(config: BartConfig) -> Iterable[tuple[IdArray, IdArray]]:
+    random = np.random.default_rng(0)
+    for _ in range(_RANDOM_ROWS):
+        lengths = (
+            min(size, config.max_sequence_length) for size in (_RANDOM_SOURCE, _RANDOM_TARGET)
+        )
+        source, target = (random.integers(config.vocabulary_size, size=size) for size in lengths)
+        yield source, target
+
+
+def _pairs(
+    path: Path, tokenizer: BartTokenizer, config: BartConfig
+) -> list[tuple[IdArray, IdArray]]:
+    """Sources and targets of a JSONL file of texts and summaries, cut to what the model reads."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path} does not exist.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise InputError(f"{path} has no examples; give one JSON object a line.")
+    longest = config.max_sequence_length
+    start, end, begin = config.start_token_id, config.end_token_id, config.decoder_start_token_id
+    found = []
+    for text, summary in rows:
+        source, target = tokenizer.encode_batch([text, summary])
+        source = [start, *source[: longest - 2], end]
+        target = [begin, start, *target[: longest - 3], end]
+        found.append((np.array(source, np.int64), np.array(target, np.int64)))
+    return found
+
+
+def _row(path: Path, number: int, line: str) -> tuple[str, str]:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"Line {number} of {path} is no JSON: {error}.") from error
+    fields = values if isinstance(values, dict) else {}
+    text, summary = fields.get("text", fields.get("article")), fields.get("summary")
+    if isinstance(text, str) and isinstance(summary, str) and text and summary:
+        return text, summary
+    raise InputError(
+        f'Line {number} of {path} needs "text" (or "article") and "summary", both texts.'
+    )

@@ -30,6 +30,8 @@ def export_bundle(
     allow_pickle: bool = False,
     offline: bool = False,
     show_progress: bool = True,
+    examples: Path | None = None,
+    accept_quality_loss: bool = False,
 ) -> Bundle:
     """Export a checkpoint and open what came of it.
 
@@ -39,6 +41,8 @@ def export_bundle(
         allow_pickle: read pickled weights where there are no others, in a process of their own.
         offline: take downloads from the hub's cache only.
         show_progress: say on standard error what is done, and how far it is.
+        examples: JSONL of texts and summaries to measure on what int8 loses.
+        accept_quality_loss: publish it even if that is more than allowed.
 
     Raises:
         MissingPackageError: what exporting needs is not installed; the message has the command.
@@ -63,6 +67,8 @@ def export_bundle(
             allow_pickle=allow_pickle,
             offline=offline,
             show_progress=show_progress,
+            examples=examples,
+            accept_quality_loss=accept_quality_loss,
         )
     )
 

@@ -37,6 +37,7 @@ class Asked:
     Attributes:
         prompts: ids that each row begins with; None where the inputs say it.
         report: what to tell besides; None for texts alone.
+        speculate: whether greedy rows may be fed drafts from their sources.
     """
 
     options: DecodingOptions
@@ -45,6 +46,7 @@ class Asked:
     overlap_sentences: int = 1
     prompts: Sequence[Sequence[int]] | None = None
     report: Report | None = None
+    speculate: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class ConfiguredCall:
             self._rows,
             log_probs=report is not None,
             top_log_probs=0 if report is None else report.top_log_probs,
+            speculate=self._asked.speculate,
         )
         self._rows += len(batch.sources)
         return decode(self._runner, prompts, limits, task)

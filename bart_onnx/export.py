@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             allow_pickle=options.allow_pickle,
             offline=options.offline,
             show_progress=not options.quiet,
+            examples=options.examples,
+            accept_quality_loss=options.accept_quality_loss,
         )
     except BartOnnxError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,6 +58,17 @@ def _parser() -> argparse.ArgumentParser:
         help=f"where the bundle goes; else into the store, under {home()}, where from_preset looks",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+    parser.add_argument(
+        "--examples",
+        type=Path,
+        metavar="FILE",
+        help='JSONL of "text" and "summary": int8 is measured on it, and refused if it loses much',
+    )
+    parser.add_argument(
+        "--accept-quality-loss",
+        action="store_true",
+        help="publish what loses more than allowed; manifest and card say so",
+    )
     parser.add_argument(
         "--allow-pickle",
         action="store_true",

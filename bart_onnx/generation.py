@@ -40,6 +40,7 @@ class Request:
     long_input: LongInput | None
     overlap_sentences: int = 1
     report: Report | None = None
+    speculate: bool = True
 
 
 class Generation:
@@ -100,8 +101,8 @@ class Generation:
         tokenizer = preprocessor.tokenizer
         decoded = decoder(tokenizer.decode_batch, tokenizer.special_token_ids)
         pieces = Pieces(decoded, len(texts.encoder_pieces))
-        stops = self._request.stop_token_ids
-        for progress in watch(self._runner, prompts, self._sampler, stops):
+        stops, speculate = self._request.stop_token_ids, self._request.speculate
+        for progress in watch(self._runner, prompts, self._sampler, stops, speculate):
             rows = zip(progress.numbers, progress.lengths, progress.ended, strict=True)
             for number, length, ended in rows:
                 ids = progress.token_ids[number, starts[number] : length].astype(np.int64)
@@ -183,7 +184,9 @@ class Generation:
         ends = zip(prompts.encoder_token_ids, prompts.encoder_lengths.tolist(), strict=True)
         sources = [ids[:length] for ids, length in ends]
         stops = self._request.stop_token_ids
-        return reporter.of_sequences(sources, sequences, prompts.prompt_lengths, stops)
+        return reporter.of_sequences(
+            sources, sequences, prompts.prompt_lengths, stops, generated.efforts
+        )
 
     def _from_arrays(self, inputs: Any) -> Arrays:
         prompts, generated = self._generated(inputs)
@@ -201,6 +204,7 @@ class Generation:
             self._request.stop_token_ids,
             self._draws,
             self._rows,
+            self._request.speculate,
         )
         self._rows += len(generated.token_ids)
         return prompts, generated

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.decoding import replay
+from bart_onnx.decoding.prompts import Efforts
 from bart_onnx.decoding.protocols import Runner
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.search import FinishReason, Hypothesis
 from bart_onnx.documents import joined_texts
 from bart_onnx.errors import InputError
 from bart_onnx.long_inputs import Part
@@ -52,15 +53,23 @@ class Reporter:
         sequences: Sequence[IdArray],
         prompt_lengths: IdArray,
         stops: Sequence[int],
+        efforts: Efforts | None = None,
     ) -> list[Result]:
         """A Result for each of some sequences that a sampler made, scored by the model anew."""
         log_probs = replay.log_probs(self.runner, sources, sequences)
         found = []
-        for ids, own, prompt in zip(sequences, log_probs, prompt_lengths.tolist(), strict=True):
+        for row, (ids, own) in enumerate(zip(sequences, log_probs, strict=True)):
+            prompt = int(prompt_lengths[row])
             new = own[prompt - 1 :]
-            ended = len(ids) > prompt and int(ids[-1]) in stops
-            score = float(new.sum(dtype=np.float64))
-            found.append((Hypothesis(ids, prompt, score, "stop" if ended else "length", new),))
+            reason: FinishReason = (
+                "stop" if len(ids) > prompt and int(ids[-1]) in stops else "length"
+            )
+            one = Hypothesis(ids, prompt, float(new.sum(dtype=np.float64)), reason, new)
+            if efforts is not None:
+                steps, drafted = int(efforts.steps[row]), int(efforts.drafted[row])
+                accepted = len(new) - steps
+                one = replace(one, steps=steps, drafted_tokens=drafted, accepted_tokens=accepted)
+            found.append((one,))
         return self.results(sources, found)
 
     def texts(self, hypotheses: Sequence[Hypothesis]) -> list[str]:
@@ -91,6 +100,9 @@ class Reporter:
             prompt_length=found.prompt_length,
             top_log_probs=top,
             source_ids=source,
+            steps=found.steps,
+            drafted_tokens=found.drafted_tokens,
+            accepted_tokens=found.accepted_tokens,
         )
 
     def _aligned(self, results: list[Result]) -> list[Result]:
@@ -135,4 +147,7 @@ def joined(results: Sequence[Result], parts: Sequence[Part], note: str) -> Resul
         parts=tuple(parts),
         part_results=tuple(results),
         long_input=note,
+        steps=sum(each.steps for each in results),
+        drafted_tokens=sum(each.drafted_tokens for each in results),
+        accepted_tokens=sum(each.accepted_tokens for each in results),
     )

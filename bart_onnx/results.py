@@ -39,6 +39,10 @@ class Result:
         part_results: the result of each part, where the text was split; then `text` joins theirs,
             and `ids` and `log_probs` follow one another.
         long_input: what was done to a text that was too long, in a sentence; "" for one that fits.
+        steps: decoder steps that were taken, the one that reads the prompt's last token included;
+            0 with a sampler that looks at several rows at once.
+        drafted_tokens: how many tokens were drafted from the source.
+        accepted_tokens: how many of them came, beside the one token of every step.
     """
 
     text: str
@@ -54,6 +58,9 @@ class Result:
     parts: tuple[Part, ...] = ()
     part_results: tuple[Result, ...] = ()
     long_input: str = ""
+    steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: lists in place of arrays; source and parts are left out."""
@@ -63,6 +70,9 @@ class Result:
             "finish_reason": self.finish_reason,
             "score": self.score,
             "log_probs": self.log_probs.tolist(),
+            "steps": self.steps,
+            "drafted_tokens": self.drafted_tokens,
+            "accepted_tokens": self.accepted_tokens,
         }
         if self.top_log_probs is not None:
             values["top_log_probs"] = [dict(place) for place in self.top_log_probs]

@@ -63,6 +63,7 @@ class TextGenerator:
         return_dict: bool = False,
         top_log_probs: int = 0,
         alignments: bool | Sequence[tuple[int, int]] = False,
+        speculate: bool = True,
         **options: Any,
     ) -> Any:
         """Generate for a text, for texts, or for what the preprocessor would make of them.
@@ -91,6 +92,8 @@ class TextGenerator:
             top_log_probs: note so many of the likeliest tokens at each place, with `return_dict`.
             alignments: note which source tokens each token looked at, with `return_dict`; pairs
                 of a decoder layer and a head average these, True all.
+            speculate: feed greedy rows tokens drafted from their sources where that is faster; the
+                same tokens come, but where two are as likely to the last bits.
             options: those of `DecodingOptions` by name, and `bad_words` (words or ids) and
                 `decoder_input_ids` (ids that each row begins with).
 
@@ -114,6 +117,7 @@ class TextGenerator:
             "long_input": long_input,
             "overlap_sentences": overlap_sentences,
             "report": checked_report(return_dict, top_log_probs, alignments),
+            "speculate": speculate,
         }
         if options:
             asked = self._asked(max_length, stop_token_ids, options, **rest)
@@ -129,6 +133,7 @@ class TextGenerator:
         *,
         long_input: LongInput | None = None,
         overlap_sentences: int = 1,
+        speculate: bool = True,
         **options: Any,
     ) -> Generator[str, None, None]:
         """Generate for one text and give its pieces as they become certain.
@@ -140,8 +145,8 @@ class TextGenerator:
 
         Args:
             inputs: one text, or {"encoder_text", "decoder_text"} of one.
-            max_length, stop_token_ids, strip_prompt, long_input, overlap_sentences, options: as
-                `generate` takes them.
+            max_length, stop_token_ids, strip_prompt, long_input, overlap_sentences, speculate,
+            options: as `generate` takes them.
 
         Raises:
             InputError, InputTypeError, InputTooLongError, DecodingError: as `generate`.
@@ -150,6 +155,7 @@ class TextGenerator:
             "strip_prompt": strip_prompt,
             "long_input": long_input,
             "overlap_sentences": overlap_sentences,
+            "speculate": speculate,
         }
         if options:
             asked = self._asked(max_length, stop_token_ids, options, **rest)
@@ -171,6 +177,7 @@ class TextGenerator:
         return_dict: bool = False,
         top_log_probs: int = 0,
         alignments: bool | Sequence[tuple[int, int]] = False,
+        speculate: bool = True,
         **options: Any,
     ) -> Any:
         """Summarise a document or documents as the checkpoint was made to.
@@ -182,7 +189,7 @@ class TextGenerator:
         Args:
             documents: one text or a list of them.
             max_length, long_input, overlap_sentences, return_dict, top_log_probs, alignments,
-            options: as `generate` takes them.
+            speculate, options: as `generate` takes them.
 
         Returns:
             A str for one text, a list of str for several; a list of Results with `return_dict`.
@@ -198,6 +205,7 @@ class TextGenerator:
             long_input=long_input,
             overlap_sentences=overlap_sentences,
             report=checked_report(return_dict, top_log_probs, alignments),
+            speculate=speculate,
         )
         return answer(self._model, prefixed(documents, config.get("prefix") or ""), asked)
 

@@ -26,6 +26,7 @@ from bart_onnx.weights import weight_shapes
 from exporters.card import model_card
 from exporters.checkpoints.checkpoint import Checkpoint
 from exporters.progress import Progress
+from exporters.quality import NOTHING_ASKED, Terms, measure
 from exporters.trace import trace
 from exporters.verify import reference_run, verify
 from exporters.weight_file import WEIGHT_FILE, WeightFile, Weights, write_weights
@@ -41,17 +42,19 @@ def build(
     directory: Path,
     progress: Progress,
     graphs: Bundle | None = None,
+    terms: Terms = NOTHING_ASKED,
 ) -> None:
     """Fill an empty directory with a sealed bundle that has been checked against torch.
 
     Args:
         name: what the source is called, for people.
+        terms: what is allowed of a precision that loses something.
         identity: `store.identity` of the source.
         graphs: a bundle of the same config, whose graphs are taken instead of traced again: they
             say where weights lie, and not what they are.
 
     Raises:
-        ExportError: the graphs are not what torch computes.
+        ExportError: the graphs are not what torch computes, or lose more than allowed.
         CheckpointError, InputError, MissingFileError: the tokenizer's files cannot be used.
     """
     config = checkpoint.config
@@ -71,7 +74,10 @@ def build(
     seal(directory, manifest, known)
     progress.say("Checking the graphs against the torch module")
     bundle = Bundle.open(directory, verify=False)
-    manifest["verification"] = verify(bundle, reference_run(checkpoint))
+    if precision == "fp32":
+        manifest["verification"] = verify(bundle, reference_run(checkpoint))
+    else:
+        manifest["quality"] = measure(bundle, checkpoint, terms, progress)
     (directory / CARD).write_text(model_card(manifest, config), encoding="utf-8")
     seal(directory, manifest, known)
 

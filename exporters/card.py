@@ -34,7 +34,7 @@ lm = OnnxBartSeq2SeqLM.from_preset("PATH_OR_URI_OF_THIS_DIRECTORY")
 | width | {hidden_dim} |
 | positions | {max_sequence_length} |
 | exported with | {versions} |
-| check against torch | logits within {difference:.2g} of up to {largest:.3g} over {tokens} tokens |
+| check against torch | {check} |
 
 The weights are those of the source; its licence and its limits hold here too.
 `sha256sum -c manifest.sha256` checks the manifest, which has the sha256 of every other file.
@@ -43,8 +43,7 @@ The weights are those of the source; its licence and its limits hold here too.
 
 def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
     """The text of README.md for a bundle with this manifest."""
-    source, verification = manifest["source"], manifest["verification"]
-    logits = verification[LOGITS]
+    source = manifest["source"]
     sides = {
         name: f"{side.num_layers} layers, {side.num_heads} heads, width {side.intermediate_dim}"
         for name, side in (("encoder", config.encoder), ("decoder", config.decoder))
@@ -59,8 +58,28 @@ def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
         hidden_dim=config.hidden_dim,
         max_sequence_length=config.max_sequence_length,
         versions=", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
-        difference=logits["largest_difference"],
-        largest=logits["largest"],
-        tokens=verification["decoder_tokens"],
+        check=_check(manifest),
         **sides,
     )
+
+
+def _check(manifest: Mapping[str, Any]) -> str:
+    """What the check against torch found, in a line."""
+    if "verification" in manifest:
+        verification = manifest["verification"]
+        logits = verification[LOGITS]
+        return (
+            f"logits within {logits['largest_difference']:.2g} of up to {logits['largest']:.3g} "
+            f"over {verification['decoder_tokens']} tokens"
+        )
+    quality = manifest["quality"]
+    text = (
+        f"logit error {quality['logit_error']:.4f}, the same likeliest token at "
+        f"{quality['token_agreement']:.1%} of {quality['tokens']} places"
+    )
+    if quality["score_before"] is not None:
+        before, after = quality["score_before"], quality["score_after"]
+        text += f", score {before:.4f} before and {after:.4f} after (nats a token)"
+    if quality["accepted_loss"]:
+        text += f". **Accepted on export: {'; '.join(quality['accepted_loss'])}**"
+    return text

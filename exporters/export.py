@@ -26,8 +26,15 @@ def export(
     allow_pickle: bool = False,
     offline: bool = False,
     show_progress: bool = True,
+    examples: Path | None = None,
+    accept_quality_loss: bool = False,
 ) -> Path:
     """Export a checkpoint to a bundle and return the bundle's directory.
+
+    Args:
+        examples: JSONL of texts and summaries to measure a precision's loss on; else it is
+            measured on random tokens.
+        accept_quality_loss: publish what loses more than allowed, and record it.
 
     Two exports to one place do the work once: the second waits, and takes what the first made.
 
@@ -49,10 +56,12 @@ def export(
         with closing(open_checkpoint(preset, allow_pickle, offline, progress)) as checkpoint:
             progress.say(f"Exporting {checkpoint.source}: {cost(checkpoint.weight_bytes)}")
             from exporters.assembly import build
+            from exporters.quality import Terms
 
             path = preset_path(preset)
             name = preset if path is None else path.resolve().name
-            build(name, identity(preset), checkpoint, precision, staging, progress)
+            terms = Terms(examples, accept_quality_loss)
+            build(name, identity(preset), checkpoint, precision, staging, progress, terms=terms)
         publish(staging, target)
     progress.say(f"Exported in {time.monotonic() - started:.0f} s: {target}")
     return target

@@ -1,7 +1,6 @@
 """What a precision costs: the new bundle against the torch module with the checkpoint's weights.
 
-Measured on examples of the user's, or on random tokens where there are none. It says what it finds;
-whether that is good enough is decided by `check`.
+Measured on examples of the user's, or on random tokens where there are none.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from bart_onnx.runners.ort import OrtRunner
 from bart_onnx.tokenizer import BartTokenizer
 from exporters.bart import Bart
 from exporters.checkpoints.checkpoint import Checkpoint
+from exporters.progress import Progress
 from exporters.verify import full_pass
 
 IdArray = NDArray[np.int64]
@@ -56,10 +56,6 @@ class Quality:
     score_before: float | None = None
     score_after: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for the manifest."""
-        return asdict(self)
-
     def failures(self) -> list[str]:
         """What is worse than allowed, in words."""
         found = []
@@ -89,6 +85,17 @@ class Quality:
             f"{text}; score of {self.examples} examples {self.score_before:.4f} before and "
             f"{self.score_after:.4f} after (nats a token)."
         )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an export allows: where to measure, and whether more loss is accepted."""
+
+    examples: Path | None = None
+    accept_loss: bool = False
+
+
+NOTHING_ASKED = Terms()
 
 
 @dataclass(frozen=True)
@@ -147,18 +154,29 @@ def quality(bundle: Bundle, known: Sequence[Sample], examples: bool) -> Quality:
     return Quality(tokens, error, agreed / tokens, len(known), before / tokens, after / tokens)
 
 
-def check(found: Quality, accepted: bool) -> None:
-    """Refuse a bundle that is worse than allowed, unless that was accepted beforehand.
+def measure(
+    bundle: Bundle, checkpoint: Checkpoint, terms: Terms, progress: Progress
+) -> dict[str, Any]:
+    """What the bundle's precision costs, for its manifest.
+
+    Torch runs first and is let go before a session opens, so that the weights are in memory once.
 
     Raises:
-        ExportError: what is worse, by how much, and what to do.
+        ExportError: more than allowed, and nobody accepted that.
+        InputError, MissingFileError: the examples cannot be used.
     """
+    directory = bundle.tokenizer_directory
+    tokenizer = None if directory is None else BartTokenizer.from_files(directory)
+    known = samples(checkpoint, terms.examples, tokenizer)
+    found = quality(bundle, known, terms.examples is not None)
+    progress.say(found.describe())
     failures = found.failures()
-    if failures and not accepted:
+    if failures and not terms.accept_loss:
         raise ExportError(
-            f"{found.describe()} That is not good enough: {'; '.join(failures)}. Nothing was "
-            "published; export with --precision fp32, or with --accept-quality-loss."
+            f"That is not good enough: {'; '.join(failures)}. Nothing was published; export with "
+            "--precision fp32, or with --accept-quality-loss."
         )
+    return {**asdict(found), "accepted_loss": failures}
 
 
 def _decoded(runner: OrtRunner, sample: Sample) -> NDArray[np.float32]:

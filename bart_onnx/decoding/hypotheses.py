@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from bart_onnx.decoding.candidates import Outputs, ScoreArray
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
-from bart_onnx.decoding.scoring import NOT_FINITE, beams_looked_at
-from bart_onnx.decoding.search import NO_TOKEN_LEFT, Search, Task, forbidding
+from bart_onnx.decoding.scoring import NO_TOKEN_LEFT, NOT_FINITE, beams_looked_at, forbidding
+from bart_onnx.decoding.search import Search, Task
 
 _NONE = np.float32(-1e9)
 # A score below this has no beam behind it: sums of log-probabilities do not come near.

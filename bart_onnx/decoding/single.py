@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from bart_onnx.decoding.candidates import Outputs, ScoreArray
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
-from bart_onnx.decoding.scoring import NOT_FINITE
-from bart_onnx.decoding.search import NO_TOKEN_LEFT, Hypothesis, Search, Task, forbidding
+from bart_onnx.decoding.scoring import NO_TOKEN_LEFT, NOT_FINITE, forbidding
+from bart_onnx.decoding.search import Hypothesis, Search, Task
 from bart_onnx.samplers.distributions import drawn
 
 

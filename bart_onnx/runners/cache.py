@@ -77,9 +77,13 @@ class OrtState:
         self._lengths += count
 
     def truncate(self, lengths: NDArray[np.int64]) -> None:
-        """Forget each row's tokens from position `lengths[r]` on; they are overwritten later."""
+        """Forget each row's tokens from position `lengths[r]` on."""
         if np.any(lengths > self._lengths) or np.any(lengths < 0):
             raise InputError(f"Cannot truncate rows of {self._lengths} tokens to {lengths}.")
+        for row in np.flatnonzero(lengths < self._lengths):
+            forgotten = slice(lengths[row], self._lengths[row])
+            for array in self.own:
+                array[row, :, forgotten] = 0
         self._lengths[:] = lengths
 
     def between(self, first: int, last: int) -> Self:
@@ -95,6 +99,16 @@ class OrtState:
         self.own = [np.repeat(array, count, axis=0) for array in self.own]
         self._lengths = np.repeat(self._lengths, count)
         self.version += 1
+
+    def unfolded(self) -> Self:
+        """The same rows, each with a copy of its source; steps of it are steps of this state."""
+        apart = object.__new__(type(self))
+        beams = self.beams
+        apart.version, apart._whole, apart._span = 0, None, slice(0, 0)
+        apart.own, apart._lengths = self.own, self._lengths
+        apart.cross = {name: np.repeat(array, beams, axis=0) for name, array in self.cross.items()}
+        apart.source_lengths = np.repeat(self.source_lengths, beams)
+        return apart
 
     def select(self, rows: NDArray[np.intp], since: int = 0) -> None:
         """Row i becomes what row `rows[i]` was; only rows that change place are copied.

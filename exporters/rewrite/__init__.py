@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from bart_onnx.config import BartConfig
+from exporters.rewrite.flat_rows import fuse_norms, use_flat_rows
 from exporters.rewrite.int8_caches import use_int8_caches
 from exporters.rewrite.int8_linears import use_int8_weights
 
@@ -14,5 +15,5 @@ Rewrite = Callable[[ir.Model, BartConfig], None]
 
 REWRITES: Mapping[str, tuple[Rewrite, ...]] = {
     "fp32": (),
-    "int8": (use_int8_weights, use_int8_caches),
+    "int8": (use_flat_rows, use_int8_weights, use_int8_caches, fuse_norms),
 }

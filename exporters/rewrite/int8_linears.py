@@ -51,36 +51,27 @@ def use_int8_weights(model: ir.Model, config: BartConfig) -> None:
 class _Linears:
     """Builds the nodes that take a node's place. A row quantised once serves all its uses.
 
-    Every input of a multiplication has the token ids' axes, [batch, length], before its own.
+    Activations are rows already (`flat_rows`), one for each token id.
     """
 
     def __init__(self, edits: Edits, graph: ir.Graph) -> None:
         self._edits = edits
-        self._rows: dict[str, tuple[ir.Value, ir.Value]] = {}
+        self._rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         token_ids = graph.inputs[0]
         add = edits.before(next(iter(graph)))
-        self._axes = add("Shape", token_ids)
         count = add("Unsqueeze", add("Size", token_ids), add.constant(np.array([0], np.int64)))
         self._zeros = {
             zero: add("Expand", add.constant(np.array([zero], np.uint8)), count)
             for zero in (0, _ZERO)
         }
-        self._shapes = {
-            outputs: add("Concat", self._axes, add.constant(np.array([outputs])), axis=0)
-            for outputs in _output_widths(graph)
-        }
 
     def matmul(self, node: ir.Node) -> ir.Value:
-        """x [batch, length, inputs] times a kernel [inputs, outputs]."""
-        add = self._edits.before(node)
+        """x [rows, inputs] times a kernel [inputs, outputs]."""
         x, kernel = _inputs(node)
-        weights, scales = self._weights(kernel)
         producer = x.producer()
         if producer is not None and producer.op_type == "Gelu":
-            flat = self._product_of_gelu(node, x, kernel)
-        else:
-            flat = self._product(node, x, weights, scales, _sizes(kernel)[0])
-        return add("Reshape", flat, self._shapes[_sizes(kernel)[1]])
+            return self._product_of_gelu(node, x, kernel)
+        return self._product(node, x, *self._weights(kernel))
 
     def output_projection(self, node: ir.Node) -> ir.Value:
         """x [rows, inputs] times the transpose of an embedding [outputs, inputs], plus a bias.
@@ -92,7 +83,7 @@ class _Linears:
         x, embedding, *bias = _inputs(node)
         weights, scales = self._weights(embedding)
         columns = add("Transpose", weights, perm=[1, 0])
-        product = self._product(node, x, columns, scales, _sizes(embedding)[1])
+        product = self._product(node, x, columns, scales)
         return add("Add", product, bias[0]) if bias else product
 
     def embedding(self, node: ir.Node) -> ir.Value:
@@ -104,11 +95,9 @@ class _Linears:
         last = add.constant(np.array([-1], np.int64))
         return add("Mul", rows, add("Unsqueeze", add("Gather", scales, token_ids), last))
 
-    def _product(
-        self, node: ir.Node, x: ir.Value, weights: ir.Value, scales: ir.Value, inputs: int
-    ) -> ir.Value:
-        """float32 [rows, outputs] of x [..., inputs]; a bias must come after the row's scale."""
-        rows, row_scales = self._quantised_rows(node, x, inputs)
+    def _product(self, node: ir.Node, x: ir.Value, weights: ir.Value, scales: ir.Value) -> ir.Value:
+        """float32 [rows, outputs] of x [rows, inputs]; a bias must come after the row's scale."""
+        rows, row_scales = self._quantised_rows(node, x)
         product = self._integer_product(node, rows, weights, scales, _ZERO)
         return self._edits.before(node)("Mul", product, row_scales)
 
@@ -125,37 +114,34 @@ class _Linears:
     def _product_of_gelu(self, node: ir.Node, x: ir.Value, kernel: ir.Value) -> ir.Value:
         """As `_product`, of what GELU gives, which is never below -0.17.
 
-        Raised by that, rows use all of uint8 from zero on, which halves their error; the columns'
-        sums take away what was added.
+        Raised by that, rows use all of uint8 from zero on, which halves their error. What was
+        added is taken away from the bias that follows, column by column.
         """
         add = self._edits.before(node)
         weights, scales = self._weights(kernel)
-        flat = self._flat(node, x, _sizes(kernel)[0])
-        raised = add("Add", flat, add.constant(np.float32(_GELU_DEPTH)))
+        raised = add("Add", x, add.constant(np.float32(_GELU_DEPTH)))
         rows, row_scales = self._rows_from(node, raised, raised, 255, 0)
         product = self._integer_product(node, rows, weights, scales, 0)
         sums = self._edits.weight(
             f"{kernel.name}{SUMS_SUFFIX}", ir.DataType.FLOAT, (_sizes(kernel)[1],)
         )
-        lowered = add("Mul", sums, add.constant(np.float32(_GELU_DEPTH)))
-        return add("Sub", add("Mul", product, row_scales), lowered)
+        (use,) = node.outputs[0].uses()
+        bias = use.node.inputs[1]
+        # All of these are constants, so that the session computes them once.
+        lowered = add("Sub", bias, add("Mul", sums, add.constant(np.float32(_GELU_DEPTH))))
+        lowered.shape = sums.shape
+        use.node.replace_input_with(1, lowered)
+        return add("Mul", product, row_scales)
 
-    def _quantised_rows(self, node: ir.Node, x: ir.Value, inputs: int) -> tuple[ir.Value, ir.Value]:
+    def _quantised_rows(self, node: ir.Node, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """x as uint8 [rows, inputs] around the zero point, and the rows' scales [rows, 1]."""
-        assert x.name is not None
-        if x.name not in self._rows:
-            flat = self._flat(node, x, inputs)
-            largest = self._edits.before(node)("Abs", flat)
-            self._rows[x.name] = self._rows_from(node, flat, largest, 127, _ZERO)
-        return self._rows[x.name]
-
-    def _flat(self, node: ir.Node, x: ir.Value, inputs: int) -> ir.Value:
-        """x [..., inputs] as [rows, inputs]."""
-        add = self._edits.before(node)
-        return add("Reshape", x, add.constant(np.array([-1, inputs], np.int64)))
+        if x not in self._rows:
+            largest = self._edits.before(node)("Abs", x)
+            self._rows[x] = self._rows_from(node, x, largest, 127, _ZERO)
+        return self._rows[x]
 
     def _rows_from(
-        self, node: ir.Node, flat: ir.Value, sizes: ir.Value, most: int, zero: int
+        self, node: ir.Node, x: ir.Value, sizes: ir.Value, most: int, zero: int
     ) -> tuple[ir.Value, ir.Value]:
         """Rows as uint8, the largest of a row's `sizes` as `zero` + `most`; scales [rows, 1]."""
         add = self._edits.before(node)
@@ -164,7 +150,7 @@ class _Linears:
         scales = add("Mul", largest, add.constant(np.float32(1 / most)))
         # A row of zeros has no scale; any will do.
         scales = add("Max", scales, add.constant(np.float32(1e-8)))
-        rows = add("QuantizeLinear", flat, scales, self._zeros[zero], axis=0)
+        rows = add("QuantizeLinear", x, scales, self._zeros[zero], axis=0)
         return rows, add("Unsqueeze", scales, second)
 
     def _weights(self, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -177,12 +163,6 @@ class _Linears:
                 weight.name + SCALE_SUFFIX, ir.DataType.FLOAT, (rows if by_row else columns,)
             ),
         )
-
-
-def _output_widths(graph: ir.Graph) -> list[int]:
-    """How many columns the kernels have, each number once."""
-    weights = [value for name, value in graph.initializers.items() if name.endswith(".kernel")]
-    return sorted({_sizes(weight)[1] for weight in weights})
 
 
 def _inputs(node: ir.Node) -> list[ir.Value]:

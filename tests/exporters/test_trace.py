@@ -9,8 +9,10 @@ import onnxruntime
 import pytest
 from tiny_models import VARIANTS
 
+from bart_onnx import BartBackbone
 from bart_onnx.graphs import graph_specs
 from exporters.operators import OPSET
+from exporters.packing import packed_tensors
 from exporters.weight_file import WEIGHT_FILE
 
 
@@ -89,3 +91,14 @@ def test_only_the_alignment_graph_computes_probabilities(bundle):
     # One for all layers.
     assert [node.op_type for node in alignment.graph.node].count("Softmax") == 1
     assert not any(tensor.external_data for tensor in alignment.graph.initializer)
+
+
+def test_equal_weights_are_not_taken_for_one():
+    """Biases that are all zero at export are others after fit, and the graphs are kept then."""
+    backbone = BartBackbone(40, 1, 2, 8, 16, max_sequence_length=16)
+    assert backbone.runner
+    referred = set()
+    for spec in graph_specs(backbone.config):
+        graph = onnx.load(backbone.runner.bundle.graph(spec.name), load_external_data=False).graph
+        referred |= {tensor.name for tensor in graph.initializer}
+    assert {tensor.name for tensor in packed_tensors(backbone.config)} <= referred

@@ -115,7 +115,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _lock(directory: Path) -> int:
     """An exclusive lock on a directory, made if it is not there: the open file that holds it."""
     while True:
-        directory.mkdir(exist_ok=True)
+        # Not exist_ok: between its two looks the owner may publish the directory.
+        with suppress(FileExistsError):
+            directory.mkdir()
         with suppress(FileNotFoundError):  # its owner has just published or removed it
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             fcntl.flock(descriptor, fcntl.LOCK_EX)

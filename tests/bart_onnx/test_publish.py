@@ -130,3 +130,19 @@ def test_a_link_in_place_of_the_hidden_directory_is_refused(tmp_path):
     os.symlink(tmp_path / "elsewhere", tmp_path / ".bundle.unfinished")
     with pytest.raises(ExportError), staged(tmp_path / "bundle"):
         raise AssertionError("the block must not run")
+
+
+def test_a_claim_that_ends_while_another_begins(tmp_path, monkeypatch):
+    """The directory is there when it is to be made, and gone right after."""
+    original, calls = Path.mkdir, []
+
+    def vanishing(self, *arguments, **options):
+        if self.name.endswith(".unfinished") and not calls:
+            calls.append(self)
+            raise FileExistsError(17, "File exists", str(self))
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", vanishing)
+    with claim(tmp_path / "bundle") as staging:
+        assert staging.is_dir()
+    assert calls

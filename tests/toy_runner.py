@@ -107,6 +107,9 @@ class ToyRunner:
     def drafts_pay(self, sources):
         return True
 
+    def follow(self, source, history):
+        return what_follows(self.config, source, history)
+
     def encode(self, token_ids, lengths):
         sources = list(zip(token_ids[:, 0].tolist(), lengths.tolist(), strict=True))
         return ToyState(sources, [[] for _ in lengths], token_ids.shape[1])
@@ -120,7 +123,7 @@ class ToyRunner:
             for token in tokens.tolist():
                 history = state.histories[row]
                 history.append(token)
-                found = what_follows(self.config, source, history)
+                found = self.follow(source, history)
                 logits.append(found[0])
                 hidden.append(found[1])
                 weighed.append(what_is_weighed(self.config, source, length, history, state.width))

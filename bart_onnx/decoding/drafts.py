@@ -115,18 +115,11 @@ class Drafts:
 
     def __init__(self, source_ids: IdArray, source_lengths: IdArray) -> None:
         pairs = zip(source_ids, source_lengths.tolist(), strict=True)
-        self._rows: list[SourceDrafts | None] = [
-            SourceDrafts(ids[:length]) for ids, length in pairs
-        ]
+        self._rows = [SourceDrafts(ids[:length]) for ids, length in pairs]
 
     def take(self, order: RowArray) -> None:
         """Keep those rows, in that order."""
         self._rows = [self._rows[row] for row in order.tolist()]
-
-    def silence(self, rows: RowArray) -> None:
-        """Draft nothing more for these."""
-        for row in rows.tolist():
-            self._rows[row] = None
 
     def feed(self, token_ids: IdArray, lengths: IdArray, rooms: IdArray) -> Feed:
         """Every row's last token and its draft.
@@ -136,7 +129,7 @@ class Drafts:
             rooms: [rows], how many tokens each may be drafted.
         """
         drafts = [
-            [] if each is None else each.after(token_ids[row, : lengths[row]], rooms[row])
+            each.after(token_ids[row, : lengths[row]], rooms[row])
             for row, each in enumerate(self._rows)
         ]
         counts = np.array(list(map(len, drafts)), np.int64)

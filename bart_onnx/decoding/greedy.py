@@ -26,11 +26,13 @@ class GreedySearch(SingleSearch):
         super().__init__(task, prompts, numbers, limits)
         self._drafts = Drafts(self._source_ids, self._source_lengths)
         self._feed: Feed | None = None
+        self._spoiled = False
 
     def feed(self, room: int) -> IdArray:
         """See `Search.feed`."""
         self._feed = None
-        if room < 1:
+        if room < 1 or self._spoiled:
+            self._spoiled = False
             return super().feed(room)
         rooms = np.minimum(self.rows.limits - self.rows.lengths - 1, room)
         self._feed = self._drafts.feed(self._token_ids[:, 0], self.rows.lengths, rooms)
@@ -44,14 +46,18 @@ class GreedySearch(SingleSearch):
             super().choose(outputs, shared)
             return
         self.finished, self.failed = {}, {}
-        self.rows.steps += 1
+        has_drafts = feed.token_ids.shape[1] > 1
 
         def follow(place: int, rows: NDArray[np.intp]) -> tuple[IdArray, NDArray[np.bool_]]:
-            here = AtPlace(outputs, place)
-            # A draft that is not finite spoils the places before it: that step is done again.
-            spoiled = self.task.scoring.broken(here, rows) & (feed.counts[rows] > 0)
-            self._drafts.silence(rows[spoiled])
-            if len(sound := rows[~spoiled]):
+            here, spoiled = AtPlace(outputs, place), np.zeros(len(rows), bool)
+            if has_drafts:
+                # A draft that is not finite spoils the places before it: once more without.
+                spoiled = self.task.scoring.broken(here, rows)
+                self._spoiled |= bool(spoiled.any())
+            sound = rows[~spoiled]
+            if place == 0:
+                self.rows.steps[sound] += 1
+            if len(sound):
                 self.next_ids[sound] = self._go_on(sound, here, sound)
             return self.next_ids[rows], self.alive[rows] & ~spoiled
 

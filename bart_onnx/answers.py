@@ -5,8 +5,9 @@ It joins inputs, options and decoding, and knows no preset and no file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -119,9 +120,12 @@ def stream(model: Model, inputs: Any, asked: Asked) -> Generator[str, None, None
     decoded = decoder(tokenizer.decode_batch, tokenizer.special_token_ids)
     pieces = Pieces(decoded, len(batch.sources))
     starts = [len(ids) if asked.strip_prompt else 0 for ids in batch.prompts]
-    for search in call.searches(batch):
+    searches, refused = call.searches(batch)
+    if refused:
+        raise DecodingError(_failure(refused, of=""), refused, [])
+    for search in searches:
         if search.failed:
-            raise DecodingError(_failure(search.failed), search.failed, [])
+            raise DecodingError(_failure(search.failed, of=""), search.failed, [])
         for line, number in enumerate(search.rows.numbers.tolist()):
             if number in search.finished:
                 ids, complete = search.finished[number][0].token_ids, True
@@ -218,21 +222,28 @@ def _given(answers: Any, failed: Mapping[int, str]) -> Any:
     return answers
 
 
-def _failure(failed: Mapping[int, str]) -> str:
+def _failure(
+    failed: Mapping[int, str], of: str = " `results` of this error has the others."
+) -> str:
     row, message = min(failed.items())
     more = f" So it is with {len(failed)} rows in all." if len(failed) > 1 else ""
-    said = message.rstrip(".")
-    return f"Row {row} could not be decoded: {said}.{more} `results` of this error has the others."
+    return f"Row {row} could not be decoded: {message.rstrip('.')}.{more}{of}"
 
 
 def _word_ids(words: Any, preprocessor: BartSeq2SeqLMPreprocessor | None) -> list[list[int]]:
     """Ids of each word, as it stands in a text and at its beginning; lists of ids as they are."""
     words = [words] if isinstance(words, str) else words
+    if isinstance(words, bytes | Mapping) or not isinstance(words, Iterable):
+        raise InputTypeError(f"bad_words must be words or lists of ids, found {words!r:.80}.")
     found = []
     for word in words:
-        if not isinstance(word, str):
-            found.append(list(word))
+        if isinstance(word, list | tuple) or hasattr(word, "__array__"):
+            found.append(np.asarray(word).tolist())
             continue
+        if not isinstance(word, str):
+            raise InputTypeError(f"bad_words must be words or lists of ids, found {word!r:.80}.")
+        if not word.strip():
+            raise InputError("bad_words holds a blank word; leave it out.")
         if preprocessor is None:
             raise InputError(f"bad_words holds {word!r}; without a preprocessor, give token ids.")
         encode = preprocessor.tokenizer.encode_batch
@@ -244,18 +255,24 @@ def _word_ids(words: Any, preprocessor: BartSeq2SeqLMPreprocessor | None) -> lis
 def _prompt_rows(prompts: Any) -> Sequence[Sequence[int]] | None:
     if prompts is None:
         return None
-    rows = [np.asarray(ids) for ids in prompts]
-    if any(
-        ids.ndim != 1 or ids.dtype.kind not in "iu" for ids in rows if ids.size or ids.ndim != 1
-    ):
-        raise InputTypeError("decoder_input_ids must be a list of ids for each row.")
-    return [ids.tolist() for ids in rows]
+    wanted = f"decoder_input_ids must be a list of ids for each row, found {prompts!r:.80}."
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise InputTypeError(wanted)
+    rows = []
+    for ids in prompts:
+        row = ids.tolist() if hasattr(ids, "tolist") else ids
+        if not isinstance(row, list | tuple) or not all(isinstance(each, Integral) for each in row):
+            raise InputTypeError(wanted)
+        rows.append([int(each) for each in row])
+    return rows
 
 
 def _check_length(named: Mapping[str, Any], config: BartConfig) -> None:
-    longest = named.get("max_length")
-    if isinstance(longest, int) and longest > config.max_sequence_length:
-        raise InputError(
-            f"max_length is {longest}, but this model has {config.max_sequence_length} positions. "
-            f"Give at most {config.max_sequence_length}."
-        )
+    positions = config.max_sequence_length
+    for name, most in (("max_length", positions), ("max_new_tokens", positions - 1)):
+        longest = named.get(name)
+        if isinstance(longest, Integral) and int(longest) > most:
+            raise InputError(
+                f"{name} is {longest}, but this model has {positions} positions. Give at most "
+                f"{most}."
+            )

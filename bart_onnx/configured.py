@@ -63,6 +63,13 @@ class Batch:
     prompts: list[IdArray]
     texts: SplitTexts | None
 
+    @property
+    def owners(self) -> IdArray:
+        """Which input each row is of, or of a part of, int64 [rows]."""
+        if self.texts is None:
+            return np.arange(len(self.sources))
+        return np.array(self.texts.owners, np.int64)
+
 
 class ConfiguredCall:
     """One call. Its batches share one stretch of random numbers."""
@@ -74,11 +81,18 @@ class ConfiguredCall:
         options = asked.options
         if options.stop_strings and preprocessor is None:
             raise InputError("stop_strings needs a preprocessor, whose tokenizer knows the texts.")
+        if asked.long_input == "split" and options.num_return_sequences > 1:
+            raise InputError(
+                'long_input="split" joins one text of each part; leave num_return_sequences at 1.'
+            )
+        if asked.long_input is not None and preprocessor is None:
+            raise InputError("long_input is for texts; without a preprocessor there are none.")
         self._scoring = Scoring(options, runner.config.vocabulary_size)
         self._draws: CallDraws | None = None
         if options.do_sample:
             self._draws = Draws(options.seed).next_call()
-        self._rows = 0
+        # Rows and inputs of the batches before.
+        self._rows = self._inputs = 0
         self._reporter = Reporter(
             runner, preprocessor, asked.strip_prompt, asked.report or Report()
         )
@@ -88,9 +102,13 @@ class ConfiguredCall:
         """What makes texts and results of this call's sequences."""
         return self._reporter
 
-    def searches(self, batch: Batch) -> Iterator[Search]:
-        """See `decoding.decode.decode`; rows are numbered as the batch's."""
-        prompts, limits = self._checked_prompts(batch)
+    def searches(self, batch: Batch) -> tuple[Iterator[Search], dict[int, str]]:
+        """See `decoding.decode.decode`; rows are numbered as the batch's.
+
+        Returns:
+            The searches, and why some rows are in none of them.
+        """
+        prompts, limits, refused = self._checked_prompts(batch)
         options, preprocessor = self._asked.options, self._preprocessor
         completes = None
         if options.stop_strings and preprocessor is not None:
@@ -102,18 +120,20 @@ class ConfiguredCall:
             completes,
             self._draws,
             self._rows,
+            inputs=self._inputs + batch.owners,
             log_probs=report is not None,
             top_log_probs=0 if report is None else report.top_log_probs,
             speculate=self._asked.speculate,
         )
         self._rows += len(batch.sources)
-        return decode(self._runner, prompts, limits, task)
+        self._inputs += int(batch.owners.max(initial=-1)) + 1
+        return decode(self._runner, prompts, limits, task), refused
 
     def run(self, batch: Batch) -> tuple[list[tuple[Hypothesis, ...]], dict[int, str]]:
         """Hypotheses of every row, () of those that failed; and why those did."""
         found: dict[int, tuple[Hypothesis, ...]] = {}
-        failed: dict[int, str] = {}
-        for search in self.searches(batch):
+        searches, failed = self.searches(batch)
+        for search in searches:
             found |= search.finished
             failed |= search.failed
         return [found.get(row, ()) for row in range(len(batch.sources))], failed
@@ -131,14 +151,20 @@ class ConfiguredCall:
             ids[:length].astype(np.int64)
             for ids, length in zip(arrays["encoder_token_ids"], lengths.tolist(), strict=True)
         ]
-        return Batch(sources, self._prompts(list(map(self._prompt_of, texts.prompts))), texts)
+        own = list(map(self._prompt_of, texts.prompts))
+        return Batch(sources, self._prompts(own, texts.owners), texts)
 
     def from_arrays(self, inputs: Any) -> Batch:
         """Arrays as ids; those of the decoder may be absent."""
         sources, prompts = checked_sources(inputs, self._runner.config)
         start = np.array([self._asked.options.decoder_start_token_id], np.int64)
+        if prompts is not None and self._asked.prompts is not None:
+            raise InputError(
+                "Both decoder_input_ids and the inputs' decoder arrays say how outputs begin; give "
+                "one of them."
+            )
         own = [start] * len(sources) if prompts is None else prompts
-        return Batch(sources, self._prompts(own), None)
+        return Batch(sources, self._prompts(own, range(len(own))), None)
 
     def _prompt_of(self, text: str) -> IdArray:
         """BART's start tokens and the text's; the start token alone where there is no text."""
@@ -150,35 +176,42 @@ class ConfiguredCall:
         begin = [] if tokenizer.start_token_id is None else [tokenizer.start_token_id]
         return np.array([start, *begin, *tokenizer.encode_batch([text])[0]], np.int64)
 
-    def _prompts(self, own: list[IdArray]) -> list[IdArray]:
-        """The prompts asked for by id, else the inputs' own; each begins with the start token.
+    def _prompts(self, own: list[IdArray], owners: Sequence[int]) -> list[IdArray]:
+        """The prompts asked for by id, else the rows' own; each begins with the start token.
 
         As in transformers, the start token is put before one that lacks it.
+
+        Args:
+            owners: which input each row is of.
         """
         asked = self._asked.prompts
         if asked is not None:
-            if len(asked) != len(own):
+            inputs = max(owners, default=-1) + 1
+            if len(asked) != inputs:
                 raise InputError(
-                    f"decoder_input_ids has {len(asked)} rows for {len(own)} inputs; give one each."
+                    f"decoder_input_ids has {len(asked)} rows for {inputs} inputs; give one each."
                 )
-            own = [np.array(ids, np.int64).reshape(-1) for ids in asked]
+            own = [np.array(asked[owner], np.int64).reshape(-1) for owner in owners]
         start = self._asked.options.decoder_start_token_id
         return [
             ids if len(ids) and ids[0] == start else np.concatenate([[start], ids]) for ids in own
         ]
 
-    def _checked_prompts(self, batch: Batch) -> tuple[Prompts, IdArray]:
-        """Prompts in one array wide enough for the longest output, and each row's limit."""
+    def _checked_prompts(self, batch: Batch) -> tuple[Prompts, IdArray, dict[int, str]]:
+        """Prompts in one array wide enough for the longest output, each row's limit, and why rows
+        cannot be continued.
+        """
         config, options = self._runner.config, self._asked.options
         limits = np.array(
             [options.limit(len(ids), config.max_sequence_length) for ids in batch.prompts], np.int64
         )
-        for row, (ids, limit) in enumerate(zip(batch.prompts, limits.tolist(), strict=True)):
-            if len(ids) >= limit:
-                raise InputError(
-                    f"The prompt of row {row} has {len(ids)} tokens, and max_length is {limit}; "
-                    "there is no room for one more. Raise max_length, or shorten the prompt."
-                )
+        refused = {
+            row: f"its prompt has {len(ids)} tokens, and max_length is {limit}; raise max_length, "
+            "or shorten the prompt"
+            for row, (ids, limit) in enumerate(zip(batch.prompts, limits.tolist(), strict=True))
+            if len(ids) >= limit
+        }
+        for row, ids in enumerate(batch.prompts):
             if ids.min() < 0 or ids.max() >= config.vocabulary_size:
                 raise InputError(
                     f"The prompt of row {row} has an id outside this model's, 0 to "
@@ -187,12 +220,14 @@ class ConfiguredCall:
         width = int(limits.max(initial=0))
         token_ids = np.full((len(limits), width), config.pad_token_id, np.int64)
         for line, ids in zip(token_ids, batch.prompts, strict=True):
-            line[: len(ids)] = ids
+            line[: len(ids)] = ids[:width]
+        # A prompt that fills the width is in no batch.
         lengths = np.array([len(ids) for ids in batch.prompts], np.int64)
+        lengths[list(refused)] = width
         source_lengths = np.array([len(ids) for ids in batch.sources], np.int64)
         sources = np.full(
             (len(lengths), int(source_lengths.max(initial=0))), config.pad_token_id, np.int64
         )
         for line, ids in zip(sources, batch.sources, strict=True):
             line[: len(ids)] = ids
-        return Prompts(sources, source_lengths, token_ids, lengths), limits
+        return Prompts(sources, source_lengths, token_ids, lengths), limits, refused

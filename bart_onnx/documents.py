@@ -26,7 +26,7 @@ class Documents:
         overlap_sentences: how many sentences a part shares with the one before.
 
     Raises:
-        InputError: an unknown `long_input`.
+        InputError: an unknown `long_input`, or a negative overlap.
     """
 
     preprocessor: BartSeq2SeqLMPreprocessor
@@ -38,6 +38,8 @@ class Documents:
         if self.long_input is not None and self.long_input not in known:
             names = ", ".join(map(repr, known))
             raise InputError(f"long_input {self.long_input!r} is unknown; known are {names}.")
+        if self.overlap_sentences < 0:
+            raise InputError(f"overlap_sentences is {self.overlap_sentences}; pass 0 or more.")
 
     @property
     def of_parts(self) -> Literal["error", "truncate"] | None:
@@ -58,8 +60,8 @@ class Documents:
         if len(parts) > 1:
             return describe(parts)
         limit = self.preprocessor.encoder_sequence_length
-        # A token holds at least a byte, so that short texts need not be counted.
-        if len(text.encode()) + ENCODER_SPECIALS <= limit:
+        # A token holds at least a byte and a character four, so that short texts are not counted.
+        if len(text) * 4 + ENCODER_SPECIALS <= limit:
             return ""
         count = self._count(text)
         if count <= limit:

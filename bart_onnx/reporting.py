@@ -35,6 +35,15 @@ class Reporter:
     strip_prompt: bool
     report: Report
 
+    def __post_init__(self) -> None:
+        side = self.runner.config.decoder
+        for layer, head in self.report.heads or ():
+            if not (0 <= layer < side.num_layers and 0 <= head < side.num_heads):
+                raise InputError(
+                    f"alignments names layer {layer}, head {head}; this decoder has layers 0 to "
+                    f"{side.num_layers - 1} and heads 0 to {side.num_heads - 1}."
+                )
+
     def results(
         self, sources: Sequence[IdArray], found: Sequence[tuple[Hypothesis, ...]]
     ) -> list[Result]:
@@ -107,13 +116,6 @@ class Reporter:
 
     def _aligned(self, results: list[Result]) -> list[Result]:
         """The results with the alignments of their best sequences."""
-        side = self.runner.config.decoder
-        for layer, head in self.report.heads or ():
-            if not (0 <= layer < side.num_layers and 0 <= head < side.num_heads):
-                raise InputError(
-                    f"heads names layer {layer}, head {head}; this decoder has layers 0 to "
-                    f"{side.num_layers - 1} and heads 0 to {side.num_heads - 1}."
-                )
         sources = [each.source_ids for each in results if each.source_ids is not None]
         sequences = [each.ids for each in results]
         found = replay.alignments(self.runner, sources, sequences, self.report.heads)
@@ -135,7 +137,8 @@ def joined(results: Sequence[Result], parts: Sequence[Part], note: str) -> Resul
     first = results[0]
     if len(parts) == 1:
         return replace(first, parts=tuple(parts), long_input=note)
-    return Result(
+    top = [place for each in results for place in each.top_log_probs or ()]
+    whole = Result(
         text=joined_texts([each.text for each in results]),
         ids=np.concatenate([each.ids for each in results]),
         finish_reason="length"
@@ -145,9 +148,11 @@ def joined(results: Sequence[Result], parts: Sequence[Part], note: str) -> Resul
         log_probs=np.concatenate([each.log_probs for each in results]),
         prompt_length=first.prompt_length,
         parts=tuple(parts),
+        top_log_probs=tuple(top) if first.top_log_probs is not None else None,
         part_results=tuple(results),
         long_input=note,
         steps=sum(each.steps for each in results),
         drafted_tokens=sum(each.drafted_tokens for each in results),
         accepted_tokens=sum(each.accepted_tokens for each in results),
     )
+    return replace(whole, n_best=(whole,))

@@ -36,7 +36,8 @@ class Result:
         alignment: float32 [generated, source]: how much the step that chose each token looked at
             each source token; lines sum to 1. None unless asked.
         parts: which parts of the text were read; one, unless it was split.
-        part_results: the result of each part, where the text was split; then `text` joins theirs,
+        part_results: the result of each part, where the text was split; they have the alignments.
+            `text` joins theirs,
             and `ids` and `log_probs` follow one another.
         long_input: what was done to a text that was too long, in a sentence; "" for one that fits.
         steps: decoder steps that were taken, the one that reads the prompt's last token included;
@@ -125,7 +126,13 @@ def checked_report(
         return None
     if isinstance(alignments, bool):
         return Report(int(top_log_probs), alignments)
-    heads = tuple((int(layer), int(head)) for layer, head in alignments)
+    heads = []
+    for pair in alignments if isinstance(alignments, list | tuple) else [alignments]:
+        if not isinstance(pair, list | tuple) or [*map(type, pair)] != [int, int]:
+            raise InputTypeError(
+                f"alignments must be True, False or pairs of layer and head, found {pair!r:.80}."
+            )
+        heads.append((pair[0], pair[1]))
     if not heads:
         raise InputError("alignments names no head; give True for the average of all.")
-    return Report(int(top_log_probs), True, heads)
+    return Report(int(top_log_probs), True, tuple(heads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from bart_onnx.decoding.arrays import checked_sources
 from bart_onnx.decoding.protocols import Runner
 from bart_onnx.decoding.replay import log_probs
-from bart_onnx.errors import InputError, InputTooLongError
+from bart_onnx.errors import InputError, InputTooLongError, InputTypeError
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.text_inputs import as_texts
 
@@ -75,6 +76,10 @@ def _of_arrays(
     runner: Runner[Any], sources: Any, targets: Any
 ) -> tuple[list[IdArray], list[IdArray]]:
     """As `_of_texts`, of mappings of ids and masks; a target begins with its start token."""
+    if not isinstance(sources, Mapping) or not isinstance(targets, Mapping):
+        raise InputTypeError(
+            "Without a preprocessor, score takes a dict of arrays for sources and for targets."
+        )
     both = {**sources, **targets}
     source_ids, target_ids = checked_sources(both, runner.config)
     if target_ids is None:

@@ -7,6 +7,7 @@ transformers' where the generation config does. It knows no preset and no traini
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Generator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from bart_onnx import scoring_calls
@@ -49,7 +50,7 @@ class TextGenerator:
     @property
     def generation_config(self) -> Mapping[str, Any]:
         """What the checkpoint says of decoding, under transformers' names; {} for nothing."""
-        return self.runner.bundle.generation_config
+        return MappingProxyType(dict(self.runner.bundle.generation_config))
 
     def generate(
         self,

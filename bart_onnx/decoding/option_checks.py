@@ -15,6 +15,8 @@ Check = Callable[[str, Any], Any]
 # Far beyond any use; more would ask for memory that nobody has.
 _LARGEST_COUNT = 1 << 31
 _MOST_BEAMS = 1024
+# A length of 1,024 to this power is still far from the largest float32.
+_LARGEST_EXPONENT = 8
 
 
 def _integer(name: str, value: Any, least: int, most: int = _LARGEST_COUNT) -> int:
@@ -30,6 +32,8 @@ def _number(name: str, value: Any, least: float, most: float, open_below: bool =
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputTypeError(f"{name} must be a number, found {value!r:.80}.")
     number = float(value)
+    if number != 0 and not 1e-30 < abs(number) < 1e30 and math.isfinite(number):
+        raise InputError(f"{name} must be a number that float32 can work with, found {value!r}.")
     above = number > least if open_below else number >= least
     if not (above and number <= most and math.isfinite(number)):
         edge = "above" if open_below else "at least"
@@ -131,7 +135,7 @@ CHECKS: Mapping[str, Check] = {
     "num_return_sequences": partial(_integer, least=1, most=_MOST_BEAMS),
     "do_sample": _flag,
     "early_stopping": _stopping,
-    "length_penalty": partial(_number, least=-math.inf, most=math.inf),
+    "length_penalty": partial(_number, least=-_LARGEST_EXPONENT, most=_LARGEST_EXPONENT),
     "repetition_penalty": _factor,
     "encoder_repetition_penalty": _factor,
     "no_repeat_ngram_size": _count,

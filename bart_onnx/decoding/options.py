@@ -22,6 +22,7 @@ LogitsFunction = Callable[[NDArray[np.int64], NDArray[np.float32]], Any]
 
 # What has no effect unless tokens are drawn, and the value that asks for nothing.
 _FOR_SAMPLING = {
+    "seed": None,
     "temperature": 1.0,
     "top_k": 50,
     "top_p": 1.0,
@@ -157,6 +158,7 @@ def check_asked(asked: Sequence[str], options: DecodingOptions) -> None:
         ("min_length", "max_length"),
         ("min_new_tokens", "max_new_tokens"),
         ("min_new_tokens", "max_length"),
+        ("min_length", "max_new_tokens"),
     ):
         low, high = getattr(options, least), getattr(options, most)
         if least in asked and most in asked and high is not None and (low or 0) > high:

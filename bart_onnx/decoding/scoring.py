@@ -24,6 +24,8 @@ NOT_FINITE = (
     "go on regardless"
 )
 
+NAN_SCORES = "the scores hold NaN after the rules; see what logits_processor makes of them"
+
 NO_TOKEN_LEFT = (
     "the options leave no token that may come; options that forbid tokens: {}. Relax one of them"
 )
@@ -72,7 +74,7 @@ class Scoring:
         complaints: Complaints = {}
         if self.needs_all:
             candidates = Candidates.every(outputs, self._log_softmax, lines)
-            complaints |= self._rules.apply(candidates, histories)
+            complaints |= self._changed(candidates, histories)
         else:
             candidates = self._of_sorted_out(outputs, lines, histories, complaints)
         if self._filters is not None:
@@ -94,18 +96,26 @@ class Scoring:
         picked = {name: outputs[name][lines] for name in _SORTED_OUT}
         candidates = Candidates.sorted_out(picked, self._log_softmax, self._vocabulary_size)
         if self._rules.is_empty and self._filters is None:
+            candidates.scores[np.isnan(candidates.scores).any(axis=1)] = -np.inf
             return candidates
-        complaints |= self._rules.apply(candidates, histories)
+        complaints |= self._changed(candidates, histories)
         temperature = self._options.temperature if self._filters is not None else 1.0
         rows = candidates.doubtful(self.columns, temperature)
         if not len(rows):
             return candidates
         every = Candidates.every(outputs, self._log_softmax, lines[rows])
-        found = self._rules.apply(every, histories.take(rows))
+        found = self._changed(every, histories.take(rows))
         complaints |= {int(rows[row]): message for row, message in found.items()}
         scores, token_ids = candidates.scores, candidates.token_ids
         scores[rows], token_ids[rows] = every.best(scores.shape[1])
         return Candidates(scores, token_ids, self._vocabulary_size)
+
+    def _changed(self, candidates: Candidates, histories: Histories) -> Complaints:
+        """Apply the rules; a row that holds NaN after them has no token, and is complained of."""
+        complaints = dict(self._rules.apply(candidates, histories))
+        bad = np.flatnonzero(np.isnan(candidates.scores).any(axis=1))
+        candidates.scores[bad] = -np.inf
+        return complaints | dict.fromkeys(bad.tolist(), NAN_SCORES)
 
     def broken(self, outputs: Outputs, lines: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Which rows have logits that are not finite, where that is not accepted, bool [rows]."""

@@ -65,6 +65,7 @@ class Task:
 
     Attributes:
         completes: tells a stop string's last token; None where there are none.
+        inputs: which of the caller's inputs each row is of, [rows]; None where each is one.
         draws: random numbers, where tokens are drawn; row r's are those of `first_row` + r.
         top_log_probs: how many likeliest tokens to note at each place.
         log_probs: whether to note the log-probability of each token.
@@ -76,6 +77,7 @@ class Task:
     completes: Completes | None = None
     draws: CallDraws | None = None
     first_row: int = 0
+    inputs: IdArray | None = None
     log_probs: bool = False
     top_log_probs: int = 0
     speculate: bool = True
@@ -225,7 +227,7 @@ class Search(ABC):
             each(rows.lengths),
             each(rows.prompt_lengths),
             each(rows.limits),
-            each(rows.numbers),
+            each(rows.numbers if self.task.inputs is None else self.task.inputs[rows.numbers]),
             each(rows.sources),
             self._source_ids,
             self._source_lengths,

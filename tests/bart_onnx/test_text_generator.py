@@ -470,7 +470,24 @@ def test_scores_are_log_likelihoods(lm):
         ({"max_length": 300, "num_beams": 2}, "64 positions"),
         ({"logits_processor": 3}, "logits_processor"),
         ({"bad_words": ["a"], "bad_words_ids": [[5]]}, "bad_words_ids"),
-        ({"decoder_input_ids": [[2] * 50] * 5}, "prompt of row 0"),
+        ({"decoder_input_ids": 5}, "decoder_input_ids"),
+        ({"decoder_input_ids": [[[1], [1, 2]]]}, "decoder_input_ids"),
+        ({"decoder_input_ids": [["x"]] * 5}, "decoder_input_ids"),
+        ({"seed": 3}, "do_sample=True"),
+        ({"max_new_tokens": 100_000}, "max_new_tokens is 100000"),
+        ({"max_length": np.int64(100), "num_beams": 2}, "64 positions"),
+        ({"min_length": 60, "max_new_tokens": 5}, "min_length=60"),
+        ({"bad_words": [5]}, "bad_words"),
+        ({"bad_words": 3}, "bad_words"),
+        ({"bad_words": b"x"}, "bad_words"),
+        ({"bad_words": [" "]}, "blank"),
+        ({"length_penalty": 500.0, "num_beams": 2}, "length_penalty"),
+        ({"temperature": 1e300, "do_sample": True}, "temperature"),
+        ({"repetition_penalty": 1e-46}, "repetition_penalty"),
+        ({"num_beams": 2, "num_return_sequences": 2, "long_input": "split"}, "split"),
+        ({"alignments": "x", "return_dict": True, "num_beams": 1}, "alignments"),
+        ({"alignments": [1, 2], "return_dict": True, "num_beams": 1}, "alignments"),
+        ({"alignments": [(0.7, 0)], "return_dict": True, "num_beams": 1}, "alignments"),
         ({"decoder_input_ids": [[2, 0]]}, "1 rows for 5"),
         ({"decoder_input_ids": [[2, 500]] * 5}, "prompt of row 0"),
         ({"num_beams": True}, "num_beams"),
@@ -488,3 +505,62 @@ def test_options_that_ask_for_nothing_are_accepted(lm):
     assert lm.generate(WORDS, num_beams=1, **beam_options) == plain
     neutral = {"temperature": 1.0, "top_k": 50, "min_length": None, "bad_words": None}
     assert lm.generate(WORDS, num_beams=1, **neutral) == plain
+
+
+def test_a_prompt_too_long_fails_its_row_only(lm):
+    pairs = {"encoder_text": ["onnx", "cat"], "decoder_text": ["", "x" * 40]}
+    with pytest.raises(DecodingError, match="Row 1.*max_length is 32") as caught:
+        lm.generate(pairs, num_beams=2)
+    assert caught.value.results == [lm.generate("onnx", num_beams=2), None]
+    with pytest.raises(DecodingError, match="max_length"):
+        list(lm.stream({"encoder_text": "cat", "decoder_text": "x" * 40}, num_beams=2))
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 3}, {"do_sample": True}])
+def test_nan_of_a_users_function_fails_its_row_only(lm, options):
+    whole = lm.generate(["onnx", "cat"], return_dict=True, **options, seed=None)
+    third = int(whole[1].ids[2])
+
+    def spoiled(token_ids, scores):
+        return scores * np.nan if len(token_ids) > 2 and token_ids[2] == third else scores
+
+    with pytest.raises(DecodingError, match="Row 1.*logits_processor") as caught:
+        lm.generate(["onnx", "cat"], num_beams=1, logits_processor=spoiled)
+    assert caught.value.results[0] == lm.generate("onnx", num_beams=1)
+
+
+def test_parts_of_a_text_are_one_input(short_sighted):
+    lm = short_sighted
+    numbers = []
+
+    def allowed(number, token_ids):
+        numbers.append(number)
+        return range(112)
+
+    lm.generate([[LONG, "cat"], ["onnx"]], long_input="split", prefix_allowed_tokens_fn=allowed)
+    assert set(numbers) == {0, 1, 2}
+    (result,) = lm.generate(
+        [LONG], decoder_input_ids=[[2, 0]], long_input="split", return_dict=True, top_log_probs=2
+    )
+    assert all(part.ids[:2].tolist() == [2, 0] for part in result.part_results)
+    assert [each.text for each in result.n_best] == [result.text]
+    assert len(result.top_log_probs) == len(result.log_probs)
+
+
+def test_arrays_and_prompts_by_id_exclude_each_other(lm):
+    bare = OnnxBartSeq2SeqLM(lm.backbone, preprocessor=None)
+    arrays = lm.preprocessor.generate_preprocess(["cat"])
+    with pytest.raises(InputError, match="decoder_input_ids"):
+        bare.generate(arrays, decoder_input_ids=[[2]])
+    with pytest.raises(InputTypeError, match="dict of arrays"):
+        bare.score("a", "b")
+
+
+def test_lone_surrogates_are_refused_as_everywhere(lm):
+    with pytest.raises(InputError):
+        lm.generate("\ud800", num_beams=2)
+
+
+def test_the_generation_config_cannot_be_written_to(lm):
+    with pytest.raises(TypeError):
+        lm.generation_config["num_beams"] = 3

@@ -5,7 +5,7 @@ It joins inputs, options and decoding, and knows no preset and no file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -98,6 +98,18 @@ def answer(model: Model, inputs: Any, asked: Asked) -> Any:
         failed |= {len(answers) + row: message for row, message in wrong.items()}
         answers += found
     return _given(_formed(model, answers, asked, None, True), failed)
+
+
+def answer_batches(model: Model, batches: Iterable[Any], asked: Asked) -> Iterator[list[Any]]:
+    """The answers for each batch of texts; rows are counted on, so that its size changes nothing.
+
+    Raises:
+        DecodingError: rows of a batch that could not be decoded; it holds that batch's others.
+    """
+    call = ConfiguredCall(model.runner, model.preprocessor, asked)
+    for batch in batches:
+        answers, failed, _ = _of_batch(model, call, batch, asked)
+        yield _given(_formed(model, answers, asked, None, True), failed)
 
 
 def stream(model: Model, inputs: Any, asked: Asked) -> Generator[str, None, None]:

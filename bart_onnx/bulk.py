@@ -52,17 +52,24 @@ class Bulk:
 
     Args:
         chunk_tokens: about how many tokens of sources a stretch holds.
+        prefix: what the model reads before every text.
 
     Raises:
         InputError: `chunk_tokens` below 1, or a model without preprocessor.
     """
 
-    def __init__(self, lm: TextGenerator, asked: Asked, chunk_tokens: int = CHUNK_TOKENS) -> None:
+    def __init__(
+        self,
+        lm: TextGenerator,
+        asked: Asked,
+        chunk_tokens: int = CHUNK_TOKENS,
+        prefix: str = "",
+    ) -> None:
         if chunk_tokens < 1:
             raise InputError(f"chunk_tokens is {chunk_tokens}; give at least 1.")
         if lm.preprocessor is None:
             raise InputError("Texts need a preprocessor; this model has none.")
-        self._lm, self._asked, self._chunk_tokens = lm, asked, chunk_tokens
+        self._lm, self._asked, self._chunk_tokens, self._prefix = lm, asked, chunk_tokens, prefix
         self._limit = lm.preprocessor.encoder_sequence_length
         self._tokenizer = lm.preprocessor.tokenizer
 
@@ -72,6 +79,8 @@ class Bulk:
         asked = dataclasses.asdict(self._asked)
         if self._asked.options.do_sample:
             asked["chunk_tokens"] = self._chunk_tokens
+        if self._prefix:
+            asked["prefix"] = self._prefix
         manifest = dict(self._lm.runner.bundle.manifest)
         return "-".join(_digest(each) for each in (manifest, asked))
 
@@ -96,7 +105,7 @@ class Bulk:
             InputError, InputTypeError: what is asked cannot be done, of any input.
         """
         written = [line for line in chunk if line.text.strip()]
-        long = {line.index: tokens for line in written if (tokens := self._excess(line.text))}
+        long = {line.index: tokens for line in written if (tokens := self._excess(line))}
         if self._asked.long_input in (None, "error"):
             found = self._answers([line for line in written if line.index not in long])
             for line in written:
@@ -115,7 +124,8 @@ class Bulk:
             return {}
         failed: dict[int, str] = {}
         try:
-            answers = self._lm.answer([line.text for line in lines], self._seeded(lines[0].index))
+            texts = [self._prefix + line.text for line in lines]
+            answers = self._lm.answer(texts, self._seeded(lines[0].index))
         except DecodingError as error:
             answers, failed = error.results, error.failed
         found = {}
@@ -123,11 +133,11 @@ class Bulk:
             if row in failed:
                 found[line.index] = Outcome(line, error=failed[row])
             elif isinstance(answer, Result):
-                several = answer.n_best or (answer,)
-                found[line.index] = Outcome(line, tuple(each.text for each in several), answer)
+                best = answer.n_best or (answer,)
+                found[line.index] = Outcome(line, tuple(each.text for each in best), answer)
             else:
-                texts = (answer,) if isinstance(answer, str) else tuple(answer)
-                found[line.index] = Outcome(line, texts)
+                several = (answer,) if isinstance(answer, str) else tuple(answer)
+                found[line.index] = Outcome(line, several)
         return found
 
     def _seeded(self, first: int) -> Asked:
@@ -142,8 +152,9 @@ class Bulk:
         seed = int(state[0] >> 1)  # an option's integers end at 2**31
         return dataclasses.replace(self._asked, options=dataclasses.replace(options, seed=seed))
 
-    def _excess(self, text: str) -> int:
+    def _excess(self, line: Line) -> int:
         """How many tokens a text has that is too long; 0 of one that fits."""
+        text = self._prefix + line.text
         # A token holds at least a byte, so that short texts need not be counted.
         if len(text.encode()) + ENCODER_SPECIALS <= self._limit:
             return 0

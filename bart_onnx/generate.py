@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,10 @@ def _run(options: argparse.Namespace) -> int:
         offline=options.offline,
     )
     asked = _asked(lm, chosen, options)
+    prefix = _config(lm, options).get("prefix") or "" if options.task else ""
     if options.stream:
-        return _stream(lm, inputs, asked)
-    bulk = Bulk(lm, asked, options.chunk_tokens)
+        return _stream(lm, inputs, asked, prefix)
+    bulk = Bulk(lm, asked, options.chunk_tokens, prefix)
     if output is not None:
         with output:
             lines, done = output.resumed(bulk.chunks(inputs), bulk.run)
@@ -108,26 +109,32 @@ def _is_cut(outcome: Outcome, options: argparse.Namespace) -> bool:
     return outcome.is_long and outcome.error is None and options.long_input == "truncate"
 
 
-def _stream(lm: OnnxBartSeq2SeqLM, inputs: Inputs, asked: Asked) -> int:
+def _stream(lm: OnnxBartSeq2SeqLM, inputs: Inputs, asked: Asked, prefix: str) -> int:
     """Print the pieces of one text as they become certain."""
     lines = list(inputs)
     if len(lines) > 1:
         raise InputError(f"--stream takes one text; {inputs.source} has {len(lines)} lines.")
-    for piece in stream(Model(lm.runner, lm.preprocessor), lines[0].text, asked):
+    for piece in stream(Model(lm.runner, lm.preprocessor), prefix + lines[0].text, asked):
         print(piece.replace("\n", " "), end="", flush=True)
     print(flush=True)
     return 0
 
 
 def _asked(lm: OnnxBartSeq2SeqLM, chosen: dict[str, Any], options: argparse.Namespace) -> Asked:
-    config = lm.generation_config
     return lm.by_config(
         options=chosen,
-        generation_config=for_summarization(config) if options.task else config,
+        generation_config=_config(lm, options),
         long_input=options.long_input,
         overlap_sentences=options.overlap_sentences,
         report=checked_report(options.details, options.top_log_probs, options.alignments),
+        speculate=options.speculate,
     )
+
+
+def _config(lm: OnnxBartSeq2SeqLM, options: argparse.Namespace) -> Mapping[str, Any]:
+    """The generation config, with what it keeps for the task."""
+    config = lm.generation_config
+    return for_summarization(config) if options.task else config
 
 
 def _inputs(options: argparse.Namespace) -> Inputs:
@@ -183,7 +190,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task",
         choices=("summarization",),
-        help="what the generation config keeps for this task counts too",
+        help="what the generation config keeps for this task counts too, its prefix of texts also",
+    )
+    parser.add_argument(
+        "--no-speculation",
+        dest="speculate",
+        action="store_false",
+        help="draft no tokens from the sources",
     )
     add_option_flags(parser)
     return parser

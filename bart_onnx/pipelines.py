@@ -6,11 +6,12 @@ Arguments and results are transformers'; how text is generated is `text_generato
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from bart_onnx.answers import Model, answer_batches
 from bart_onnx.configured import Asked
 from bart_onnx.decoding.generation_config import for_summarization
 from bart_onnx.decoding.options import DecodingOptions
@@ -29,7 +30,7 @@ from bart_onnx.pipeline_arguments import (
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.results import Report, Result
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
-from bart_onnx.text_inputs import as_texts
+from bart_onnx.text_inputs import as_texts, describe
 from bart_onnx.tokenizer import BartTokenizer
 
 _OPENING = ("precision", "threads", "offline", "verify")
@@ -127,32 +128,35 @@ class Pipeline:
         call = _call_of(self.task, self.model, {**self._defaults, **arguments})
         _warn_of_lengths(call.asked.options)
         if isinstance(inputs, str | bytes):
-            return self._records([inputs], call)[0]
+            return next(self._records([[inputs]], call))[0]
         if isinstance(inputs, Mapping):
             raise InputTypeError("A pipeline takes texts, found a mapping; give its texts.")
         if not isinstance(inputs, list | tuple) and not hasattr(inputs, "__array__"):
             return self._iterated(_iterator(inputs), call)
-        found = self._records(inputs, call)
+        texts, _ = as_texts(inputs, "inputs")
+        found = next(self._records([texts], call)) if texts else []
         several = call.asked.options.num_return_sequences > 1
         return found if several else [each[0] for each in found]
 
     def _iterated(self, texts: Iterator[Any], call: _Call) -> Iterator[list[dict[str, Any]]]:
-        while batch := list(islice(texts, call.batch_size)):
-            yield from self._records(batch, call)
+        batches = iter(lambda: list(islice(texts, call.batch_size)), [])
+        for records in self._records(batches, call):
+            yield from records
 
-    def _records(self, inputs: Any, call: _Call) -> list[list[dict[str, Any]]]:
-        """The dicts of each text."""
-        texts, _ = as_texts(inputs, "inputs")
-        if not texts:
-            return []
+    def _records(
+        self, batches: Iterable[Sequence[Any]], call: _Call
+    ) -> Iterator[list[list[dict[str, Any]]]]:
+        """The dicts of each text of each batch; all are of one call, whose draws go on."""
+        known = ([call.prefix + text for text in as_texts(each, "inputs")[0]] for each in batches)
+        model = Model(self.model.runner, self.model.preprocessor)
         try:
-            found = self.model.answer([call.prefix + text for text in texts], call.asked)
+            for found in answer_batches(model, known, call.asked):
+                yield [self._of_text(answer, call) for answer in found]
         except InputTooLongError as error:
             raise InputTooLongError(
                 f'{error} In a pipeline, truncation=True cuts it, and long_input="split" reads it '
                 "in parts."
             ) from error
-        return [self._of_text(answer, call) for answer in found]
 
     def _of_text(self, answer: Any, call: _Call) -> list[dict[str, Any]]:
         name = TASKS[self.task]
@@ -201,8 +205,10 @@ def _call_of(task: str, lm: OnnxBartSeq2SeqLM, arguments: Mapping[str, Any]) -> 
     return _Call(asked, prefix, cleans_up, batch_size)
 
 
-def _stop_id(lm: OnnxBartSeq2SeqLM, stop_sequence: str) -> int:
+def _stop_id(lm: OnnxBartSeq2SeqLM, stop_sequence: object) -> int:
     """transformers' stop_sequence: the token that ends a text."""
+    if not isinstance(stop_sequence, str):
+        raise InputTypeError(f"stop_sequence must be a text, found {describe(stop_sequence)}.")
     assert lm.preprocessor is not None
     ids: list[int] = lm.preprocessor.tokenizer.encode_batch([stop_sequence])[0]
     if len(ids) != 1:

@@ -48,6 +48,7 @@ _CNN_GENERATION: Mapping[str, Any] = MappingProxyType(
         "max_length": 142,
         "no_repeat_ngram_size": 3,
         "early_stopping": True,
+        "prefix": " ",
     }
 )
 

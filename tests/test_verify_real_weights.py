@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ CNN = PRESETS["bart_large_en_cnn"]
 OPTIONS = ["--limit", "3", "--num-beams", "3", "--option", "max_length=24"]
 OPTIONS += ["--option", "min_length=4"]
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
 
 def finished(child: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     assert "Traceback" not in child.stderr, child.stderr
@@ -31,13 +34,17 @@ def finished(child: subprocess.CompletedProcess[str]) -> subprocess.CompletedPro
 
 
 def with_generation_config(directory: Path) -> Path:
-    (directory / "generation_config.json").write_text(json.dumps(dict(CNN.generation_config)))
+    own = {name: value for name, value in CNN.generation_config.items() if name != "prefix"}
+    (directory / "generation_config.json").write_text(json.dumps(own))
+    config = json.loads((directory / "config.json").read_text())
+    config["prefix"] = CNN.generation_config["prefix"]
+    (directory / "config.json").write_text(json.dumps(config))
     return directory
 
 
-def test_equal_sources_pass_and_others_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """The script with a published preset, and "someone/else", whose weights are others."""
     same = shutil.copytree(GOLDEN / "hf_checkpoint", tmp_path / "same")
     other = shutil.copytree(GOLDEN / "hf_checkpoint", tmp_path / "other")
     write_checkpoint(other, golden_config(), random_tensors(golden_config()))
@@ -56,28 +63,44 @@ def test_equal_sources_pass_and_others_fail(
             "PYTHONPATH": str(ROOT),
         }
 
-        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        def finished_run(*arguments: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, str(ROOT / "tests" / "loopback_child.py"), str(SCRIPT)]
             command += [*OPTIONS, *arguments]
             child = subprocess.run(command, env=environment, capture_output=True, text=True)
             return finished(child)
 
-        passed = run()
-        assert passed.returncode == 0, passed.stdout + passed.stderr
-        lines = passed.stdout.splitlines()
-        assert lines[0] == f"3 documents; {CNN.sources[0]}; {CNN.sources[1]}"
-        assert lines[1] == "source ids, Kaggle and hub: equal"
-        assert lines[2] == "logits, Kaggle and hub: equal, largest difference 0 of 0.0001"
-        assert lines[5] == "tokens, hub and transformers: equal"
-        assert lines[6].startswith("fp32: rouge1 ")
-        assert '"length_penalty": 2.0' in lines[7]
-        assert '"num_beams": 3' in lines[7]
-        assert lines[8].startswith("int8: ")
-        failed = run("--hub", "hf://someone/else", "--limit", "2")
-        assert failed.returncode == 1
-        assert "logits, Kaggle and hub: DIFFERENT" in failed.stdout
-        assert "tokens, Kaggle and hub: DIFFERENT" in failed.stdout
-        assert "tokens, hub and transformers: equal" in failed.stdout
+        yield finished_run
+
+
+def test_a_source_against_itself_and_transformers(run: Run) -> None:
+    passed = run("--kaggle", CNN.sources[1], "--limit", "1", "--no-int8")
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+    lines = passed.stdout.splitlines()
+    assert lines[0] == f"1 documents; {CNN.sources[1]}; {CNN.sources[1]}"
+    assert lines[2] == "logits, Kaggle and hub: equal, largest difference 0 of 0.0001"
+    assert lines[5] == "tokens, hub and transformers: equal"
+    assert lines[6].startswith("fp32: rouge1 ")
+    assert '"length_penalty": 2.0' in lines[7]
+    assert '"num_beams": 3' in lines[7]
+    assert '"prefix"' not in lines[7]
+    assert len(lines) == 8
+
+
+@pytest.mark.heavy
+def test_equal_sources_pass_and_others_fail(run: Run) -> None:
+    passed = run()
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+    lines = passed.stdout.splitlines()
+    assert lines[0] == f"3 documents; {CNN.sources[0]}; {CNN.sources[1]}"
+    assert lines[1] == "source ids, Kaggle and hub: equal"
+    assert lines[2] == "logits, Kaggle and hub: equal, largest difference 0 of 0.0001"
+    assert lines[5] == "tokens, hub and transformers: equal"
+    assert lines[8].startswith("int8: rouge1 ")
+    failed = run("--hub", "hf://someone/else", "--limit", "2", "--no-int8")
+    assert failed.returncode == 1
+    assert "logits, Kaggle and hub: DIFFERENT" in failed.stdout
+    assert "tokens, Kaggle and hub: DIFFERENT" in failed.stdout
+    assert "tokens, hub and transformers: equal" in failed.stdout
 
 
 def test_what_differs_is_named(

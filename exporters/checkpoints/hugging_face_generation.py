@@ -79,7 +79,8 @@ def generation_config(
 
     As in transformers, generation_config.json alone counts where it exists, and the keys of
     config.json otherwise; null is the same as absent. `task_specific_params` of config.json,
-    for summarization only, and its `prefix` are kept, and applied to nothing.
+    for summarization only, and its `prefix` are kept for what summarises to apply: `summarize`,
+    `pipeline` and `python -m bart_onnx.generate --task summarization`.
 
     Raises:
         CheckpointError: a known key holds what it cannot, or a token id outside the vocabulary.

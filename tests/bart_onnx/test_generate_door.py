@@ -122,6 +122,7 @@ def test_wrong_usage(flags, says, capsys):
         ("--num-return-sequences 2", "greedy decoding has one answer"),
         ("--max-length 5 --max-new-tokens 5", "say the same in two ways"),
         ("--chunk-tokens 0", "chunk_tokens is 0"),
+        ("--seed 3", "seed=3 only has an effect on tokens that are drawn"),
         ("--overlap-sentences -1 --long-input split", "overlap_sentences is -1"),
         ("--top-log-probs 65 --details", "top_log_probs is 65"),
     ],
@@ -155,6 +156,41 @@ def test_a_task_of_the_generation_config(capsys, shipped, monkeypatch):
     assert run("summarization") == 0
     assert run("summarization", "--task", "summarization") == 0
     assert capsys.readouterr().out == f"{whole}\n{short}\n"
+
+
+def test_the_prefix_of_a_checkpoint_is_for_its_task(words, tmp_path, capsys, shipped, monkeypatch):
+    config = {**shipped.generation_config, "prefix": "un"}
+    monkeypatch.setattr(TextGenerator, "generation_config", config)
+    summary = shipped.summarize("kind")
+    assert summary == shipped.generate("unkind", do_sample=False)
+    task = ("--task", "summarization")
+    for flags in (task, (*task, "--stream")):
+        assert run("kind", *flags) == 0
+        assert capsys.readouterr().out == f"{summary}\n"
+    assert run("kind") == 0
+    assert capsys.readouterr().out == f"{shipped.generate('kind', do_sample=False)}\n"
+    assert run("x" * 61, *task) == 1  # 63 tokens alone, of 64
+    assert "65 tokens; this model reads 64" in capsys.readouterr().err
+    flags = ("--input", words, "--output", tmp_path / "out.jsonl", "--no-progress")
+    assert (run(*flags, *task), run(*flags, *task)) == (0, 0)
+    assert run(*flags) == 1
+    assert "line 1 was written under other options" in capsys.readouterr().err
+
+
+def test_a_negative_overlap_is_refused_whatever_becomes_of_long_texts(capsys):
+    assert run("onnx", "--overlap-sentences", -1) == 1
+    assert capsys.readouterr().err == "error: overlap_sentences is -1; pass 0 or more.\n"
+
+
+@pytest.mark.parametrize(("flags", "speculates"), [((), True), (("--no-speculation",), False)])
+def test_drafts_can_be_left_out(monkeypatch, flags, speculates):
+    asked = []
+    answer = TextGenerator.answer
+    monkeypatch.setattr(
+        TextGenerator, "answer", lambda *given: asked.append(given[-1]) or answer(*given)
+    )
+    assert run("onnx", *flags) == 0
+    assert [each.speculate for each in asked] == [speculates]
 
 
 def test_stream(capsys):

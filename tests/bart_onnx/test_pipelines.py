@@ -104,6 +104,16 @@ def test_an_iterable_is_read_no_further_than_it_must_be(pipe):
     assert len(list(pipe(texts(), batch_size=2))) == 3
 
 
+@pytest.mark.parametrize("draws", [{}, {"num_beams": 2}, {"num_return_sequences": 2}])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_what_is_drawn_does_not_depend_on_the_batch_size(pipe, batch_size, draws):
+    words = ["international"] * 4
+    draws = {"do_sample": True, "seed": 7, "temperature": 3.0, **draws}
+    expected = [each if isinstance(each, list) else [each] for each in pipe(words, **draws)]
+    assert len({str(each) for each in expected}) > 1
+    assert list(pipe(iter(words), batch_size=batch_size, **draws)) == expected
+
+
 def test_ids_are_those_of_the_result(pipe, shipped):
     (result,) = shipped.summarize(["onnx"], return_dict=True)
     (found,) = pipe("onnx", return_tensors=True)
@@ -279,6 +289,8 @@ def test_what_changes_nothing_is_accepted(shipped, arguments):
         ({"long_input": "guess"}, InputError, "'guess'"),
         ({"batch_size": 0}, InputError, "batch_size must be an integer of at least 1"),
         ({"prefix": 3}, InputTypeError, "prefix must be a text"),
+        ({"stop_sequence": 3}, InputTypeError, "stop_sequence must be a text, found int 3"),
+        ({"overlap_sentences": -1}, InputError, "overlap_sentences is -1"),
         ({"no_such_thing": 1}, InputTypeError, "There is no option no_such_thing"),
         ({"num_beams": 0}, InputError, "num_beams must be from 1"),
     ],

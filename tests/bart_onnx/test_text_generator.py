@@ -509,7 +509,7 @@ def test_options_that_ask_for_nothing_are_accepted(lm):
 
 def test_a_prompt_too_long_fails_its_row_only(lm):
     pairs = {"encoder_text": ["onnx", "cat"], "decoder_text": ["", "x" * 40]}
-    with pytest.raises(DecodingError, match="Row 1.*max_length is 32") as caught:
+    with pytest.raises(DecodingError, match=r"Row 1.*max_length is 32") as caught:
         lm.generate(pairs, num_beams=2)
     assert caught.value.results == [lm.generate("onnx", num_beams=2), None]
     with pytest.raises(DecodingError, match="max_length"):
@@ -524,7 +524,7 @@ def test_nan_of_a_users_function_fails_its_row_only(lm, options):
     def spoiled(token_ids, scores):
         return scores * np.nan if len(token_ids) > 2 and token_ids[2] == third else scores
 
-    with pytest.raises(DecodingError, match="Row 1.*logits_processor") as caught:
+    with pytest.raises(DecodingError, match=r"Row 1.*logits_processor") as caught:
         lm.generate(["onnx", "cat"], num_beams=1, logits_processor=spoiled)
     assert caught.value.results[0] == lm.generate("onnx", num_beams=1)
 

@@ -129,7 +129,8 @@ def run_once(runner: OrtRunner, case: Case) -> Trial:
     trial = Trial()
     started, cpu_started = time.perf_counter(), time.process_time()
     before, cpu_before = started, cpu_started
-    for _ in call.searches(call.from_arrays(inputs)):
+    searches, _ = call.searches(call.from_arrays(inputs))
+    for _ in searches:
         now, cpu_now = time.perf_counter(), time.process_time()
         if clocked.is_new:
             trial.first_token = trial.first_token or now - started

@@ -168,7 +168,8 @@ def _ranks(beams: Beams, ids: Ids) -> list[int]:
 def _our_steps(pair: Pair, case: Case, row: int) -> list[Beams]:
     call, batch = _call(pair, case)
     steps = []
-    for search in call.searches(batch):
+    searches, _ = call.searches(batch)
+    for search in searches:
         assert isinstance(search, BeamHypotheses)
         for line in np.flatnonzero(search.rows.numbers == row):
             length = int(search.rows.lengths[line])

@@ -111,10 +111,16 @@ def main() -> None:
     parser.add_argument("--num-beams", type=int, default=1, help="default: 1, greedy")
     parser.add_argument("--limit", type=int, help="only so many words, spread over the file")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--precision", default="fp32", help="the bundle's; default: fp32")
     options = parser.parse_args()
     rows = spread(read_words(options.heldout), options.limit)
     words, characters = [word for word, _ in rows], Characters.read(options.checkpoint)
-    lm = OnnxBartSeq2SeqLM.from_preset(options.bundle, preprocessor=None, threads=options.threads)
+    lm = OnnxBartSeq2SeqLM.from_preset(
+        options.bundle,
+        precision=options.precision,
+        preprocessor=None,
+        threads=options.threads,
+    )
     started = time.perf_counter()
     found = pronounce(lm, characters, words, options.num_beams)
     seconds = time.perf_counter() - started

@@ -43,6 +43,8 @@ class OrtState:
         self.source_lengths = source_lengths
         self.version = 0
         self._lengths = np.zeros(rows, np.int64)
+        # Which source each row of the cross caches holds: copies of one need no moving.
+        self._origins = np.arange(rows)
         # Whose memory this is a part of, and which of its rows.
         self._whole: OrtState | None = None
         self._span = slice(0, 0)
@@ -95,20 +97,18 @@ class OrtState:
         return part
 
     def expand(self, count: int) -> None:
-        """Row r becomes rows r * count to r * count + count - 1; sources stay as they are."""
+        """Row r becomes rows r * count to r * count + count - 1, which share its source.
+
+        Attention to int8 caches takes several queries of one source only, and no more than it has
+        tokens; else each row gets a copy of its source, a fourth of what float32 would take.
+        """
         self.own = [np.repeat(array, count, axis=0) for array in self.own]
         self._lengths = np.repeat(self._lengths, count)
+        if self._is_int8 and (len(self.source_lengths) > 1 or count > self.source_lengths[0]):
+            self.cross = {name: np.repeat(array, count, 0) for name, array in self.cross.items()}
+            self.source_lengths = np.repeat(self.source_lengths, count)
+            self._origins = np.repeat(self._origins, count)
         self.version += 1
-
-    def unfolded(self) -> Self:
-        """The same rows, each with a copy of its source; steps of it are steps of this state."""
-        apart = object.__new__(type(self))
-        beams = self.beams
-        apart.version, apart._whole, apart._span = 0, None, slice(0, 0)
-        apart.own, apart._lengths = self.own, self._lengths
-        apart.cross = {name: np.repeat(array, beams, axis=0) for name, array in self.cross.items()}
-        apart.source_lengths = np.repeat(self.source_lengths, beams)
-        return apart
 
     def select(self, rows: NDArray[np.intp], since: int = 0) -> None:
         """Row i becomes what row `rows[i]` was; only rows that change place are copied.
@@ -122,8 +122,9 @@ class OrtState:
         beams = self.beams
         sources = rows[::beams] // beams
         used = int(self._lengths.max(initial=0))
-        self.own = _moved(self.own, rows, slice(since, used))
-        cross = _moved(list(self.cross.values()), sources, slice(None))
+        self.own = _moved(self.own, rows, slice(since, used), np.arange(self.rows))
+        cross = _moved(list(self.cross.values()), sources, slice(None), self._origins)
+        self._origins = self._origins[sources]
         self.cross = dict(zip(self.cross, cross, strict=True))
         if len(rows) == self.rows:
             self._lengths[:] = self._lengths[rows]
@@ -136,6 +137,10 @@ class OrtState:
         self.version += 1
 
     @property
+    def _is_int8(self) -> bool:
+        return any(array.dtype == np.int8 for array in self.cross.values())
+
+    @property
     def beams(self) -> int:
         """Rows of each source."""
         return self.rows // max(1, len(self.source_lengths)) or 1
@@ -146,6 +151,7 @@ class OrtState:
         self.own = [array[self._span] for array in whole.own]
         self.cross = {name: array[sources] for name, array in whole.cross.items()}
         self.source_lengths = whole.source_lengths[sources]
+        self._origins = whole._origins[sources]
         self._lengths = whole._lengths[self._span]
         self.version += 1
 
@@ -160,9 +166,14 @@ class OrtState:
         self.version += 1
 
 
-def _moved(arrays: list[NDArray[Any]], rows: NDArray[np.intp], span: slice) -> list[NDArray[Any]]:
-    """The leading `len(rows)` rows of each array, holding in `span` what rows `rows` held."""
-    moved = np.flatnonzero(rows != np.arange(len(rows)))
+def _moved(
+    arrays: list[NDArray[Any]], rows: NDArray[np.intp], span: slice, held: NDArray[np.intp]
+) -> list[NDArray[Any]]:
+    """The leading `len(rows)` rows of each array, holding in `span` what rows `rows` held.
+
+    Rows of the same number in `held` hold the same.
+    """
+    moved = np.flatnonzero(held[rows] != held[: len(rows)])
     if len(moved):
         for array in arrays:
             array[moved, :, span] = array[rows[moved], :, span]

@@ -10,10 +10,17 @@ from bart_onnx.config import BartConfig
 from exporters.rewrite.flat_rows import fuse_norms, use_flat_rows
 from exporters.rewrite.int8_caches import use_int8_caches
 from exporters.rewrite.int8_linears import use_int8_weights
+from exporters.rewrite.packed_self_attention import pack_self_attention
 
 Rewrite = Callable[[ir.Model, BartConfig], None]
 
 REWRITES: Mapping[str, tuple[Rewrite, ...]] = {
     "fp32": (),
-    "int8": (use_flat_rows, use_int8_weights, use_int8_caches, fuse_norms),
+    "int8": (
+        use_flat_rows,
+        use_int8_weights,
+        use_int8_caches,
+        pack_self_attention,
+        fuse_norms,
+    ),
 }

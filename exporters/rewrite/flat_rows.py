@@ -87,6 +87,8 @@ def _restore_outputs(edits: Edits, graph: ir.Graph, config: BartConfig) -> None:
         node = value.producer()
         if node is None or node.op_type not in ("Add", "LayerNormalization"):
             continue
+        if value.shape is None or value.shape[-1] != config.hidden_dim:
+            continue
         name, value.name = value.name, f"{value.name}_rows"
         restored = add("Reshape", value, shape)
         restored.name, restored.shape, restored.type = name, value.shape, value.type

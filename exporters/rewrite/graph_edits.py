@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,3 +106,22 @@ class Adder:
     def constant(self, values: NDArray[Any] | np.generic) -> ir.Value:
         """See `Edits.constant`."""
         return self.edits.constant(values)
+
+
+def named(values: Iterable[ir.Value], name: str) -> ir.Value:
+    """The value of that name."""
+    return next(value for value in values if value.name == name)
+
+
+def only_user(value: ir.Value) -> ir.Node:
+    """The one node that reads a value."""
+    (use,) = value.uses()
+    return use.node
+
+
+def origin(value: ir.Value | None) -> ir.Value:
+    """The first input of the node that makes a value."""
+    node = None if value is None else value.producer()
+    source = None if node is None else node.inputs[0]
+    assert source is not None
+    return source

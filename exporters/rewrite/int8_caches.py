@@ -7,14 +7,14 @@ result by the value's, which is the same as multiplying the caches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
 from bart_onnx.config import BartConfig
 from bart_onnx.graphs import ALIGNMENT, DECODER_STEP, ENCODER, SOURCE_LENGTHS, cache_names
-from exporters.rewrite.graph_edits import Adder, Edits
+from exporters.rewrite.graph_edits import Adder, Edits, named, only_user, origin
 
 _MICROSOFT = "com.microsoft"
 
@@ -27,7 +27,7 @@ def use_int8_caches(model: ir.Model, config: BartConfig) -> None:
 def write_int8_caches(model: ir.Model, config: BartConfig) -> None:
     """Let the encoder graph give each cross cache as int8 and scales."""
     edits, graph = Edits(model), model.graph
-    lengths = _named(graph.inputs, SOURCE_LENGTHS)
+    lengths = named(graph.inputs, SOURCE_LENGTHS)
     outputs = list(graph.outputs)
     for layer in range(config.decoder.num_layers):
         names = cache_names(layer)
@@ -82,7 +82,7 @@ def read_int8_caches(model: ir.Model, config: BartConfig) -> None:
     edits, graph = Edits(model), model.graph
     first = next(iter(graph))
     add = edits.before(first)
-    lengths = _named(graph.inputs, SOURCE_LENGTHS)
+    lengths = named(graph.inputs, SOURCE_LENGTHS)
     last = add(
         "Cast",
         add("Sub", lengths, add.constant(np.array([1], np.int64))),
@@ -90,7 +90,7 @@ def read_int8_caches(model: ir.Model, config: BartConfig) -> None:
     )
     for layer in range(config.decoder.num_layers):
         names = cache_names(layer)
-        key, value = (_named(graph.inputs, name) for name in (names.cross_key, names.cross_value))
+        key, value = (named(graph.inputs, name) for name in (names.cross_key, names.cross_value))
         attention = next(use.node for use in value.uses())
         scales = (
             _scales(graph, key, names.cross_key_scale, config),
@@ -127,8 +127,8 @@ def _attend(
     heads, width = _head_sizes(key)
     add = edits.before(attention)
     # The query was cut into heads by a Reshape and a Transpose.
-    query = _origin(_origin(attention.inputs[0]))
-    merged = _only_user(_only_user(attention.outputs[0]).outputs[0])
+    query = origin(origin(attention.inputs[0]))
+    merged = only_user(only_user(attention.outputs[0]).outputs[0])
     sources = add("Shape", key, start=0, end=1)
     rest = add.constant(np.array([-1, heads * width], np.int64))
     query = add("Reshape", query, add("Concat", sources, rest, axis=0))
@@ -161,19 +161,6 @@ def _no_tokens(add: Adder, query: ir.Value) -> ir.Value:
     return add("Slice", query, zero, zero, axis)
 
 
-def _only_user(value: ir.Value) -> ir.Node:
-    (use,) = value.uses()
-    return use.node
-
-
-def _origin(value: ir.Value | None) -> ir.Value:
-    """The first input of the node that makes a value."""
-    node = None if value is None else value.producer()
-    origin = None if node is None else node.inputs[0]
-    assert origin is not None
-    return origin
-
-
 def _head_sizes(cache: ir.Value) -> tuple[int, int]:
     """Heads and width of one, of a cache [rows, heads, length, width]."""
     assert cache.shape is not None
@@ -183,17 +170,13 @@ def _head_sizes(cache: ir.Value) -> tuple[int, int]:
     return heads, width
 
 
-def _named(values: Iterable[ir.Value], name: str) -> ir.Value:
-    return next(value for value in values if value.name == name)
-
-
 def weigh_int8_keys(model: ir.Model, config: BartConfig) -> None:
     """Let the alignment graph read int8 keys: as float32, times their scales."""
     edits, graph = Edits(model), model.graph
     add = edits.before(next(iter(graph)))
     for layer in range(config.decoder.num_layers):
         names = cache_names(layer)
-        key = _named(graph.inputs, names.cross_key)
+        key = named(graph.inputs, names.cross_key)
         heads, width = _head_sizes(key)
         users = [(use.node, use.idx) for use in key.uses()]
         scale = _scales(graph, key, names.cross_key_scale, config)

@@ -102,6 +102,27 @@ def test_a_row_is_bit_equal_alone_and_in_any_batch(int8, options):
         assert np.array_equal(found.log_probs, together[row].log_probs)
 
 
+def test_beams_of_several_sources_have_copies_that_stay_where_they_are(int8):
+    inputs = rows_of(int8.config, 3)
+    runner = OrtRunner(int8)
+    lengths = inputs["encoder_padding_mask"].sum(axis=1)
+    state = runner.encode(inputs["encoder_token_ids"], lengths)
+    encoded = {name: array.copy() for name, array in state.cross.items()}
+    state.expand(2)
+    assert state.source_lengths.tolist() == np.repeat(lengths, 2).tolist()
+    copies = dict(state.cross)
+    for array in copies.values():
+        array.setflags(write=False)
+    state.select(np.array([1, 0, 2, 2, 5, 5]))
+    assert all(state.cross[name] is array for name, array in copies.items())
+    for array in copies.values():
+        array.setflags(write=True)
+    state.select(np.array([4, 5, 2, 3]))
+    assert state.source_lengths.tolist() == [lengths[2], lengths[2], lengths[1], lengths[1]]
+    for name, array in encoded.items():
+        assert np.array_equal(state.cross[name], array[[2, 2, 1, 1]])
+
+
 def test_prompts_and_scores_are_bit_equal_in_any_batch(int8):
     lm = OnnxBartSeq2SeqLM.from_preset(int8.path, precision="int8", preprocessor=None)
     inputs = rows_of(int8.config, 5)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times bart_onnx against other engines, pair by pair, on one pinned core.
+"""Times bart_onnx against other engines, pair by pair, on pinned cores, one thread on each.
 
     python scripts/make_random_checkpoint.py base CHECKPOINT
     python -m bart_onnx.export --preset CHECKPOINT --output BUNDLE
@@ -21,7 +21,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,16 +54,16 @@ SHAPES = {"greedy": Shape(1, 1), "beams": Shape(1, 4), "batch": Shape(8, 1)}
 class Worker:
     """A running engine; see scripts/benchmark_worker.py."""
 
-    def __init__(self, engine: str, environments: Path, core: int) -> None:
+    def __init__(self, engine: str, environments: Path, cores: Sequence[int]) -> None:
         self.engine = engine
         interpreter = python(environments, ENGINES[engine])
         self._process = subprocess.Popen(
-            ["taskset", "-c", str(core), str(interpreter), str(WORKER), engine],
+            ["taskset", "-c", ",".join(map(str, cores)), str(interpreter), str(WORKER), engine],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # What asks for cores in ways of its own finds one thread too.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            # What asks for cores in ways of its own finds as many threads too.
+            env={**os.environ, "OMP_NUM_THREADS": str(len(cores)), "HF_HUB_OFFLINE": "1"},
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace, pairs: Path) -> dict[str, str]:
     failures = {}
     pairs.touch()
     with running(OURS, options) as ours:
-        ours.ask("load", model=str(options.bundle), threads=1)
+        ours.ask("load", model=str(options.bundle), threads=len(options.cores))
         for peer in options.peers:
             try:
                 with running(peer, options) as theirs, pairs.open("a") as file:
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace, pairs: Path) -> dict[str, str]:
 
 @contextmanager
 def running(engine: str, options: argparse.Namespace) -> Iterator[Worker]:
-    worker = Worker(engine, options.environments, options.core)
+    worker = Worker(engine, options.environments, options.cores)
     try:
         yield worker
     finally:
@@ -157,6 +157,7 @@ def _run_peer(
             "tokens": options.tokens,
             "batch": SHAPES[name].batch,
             "beams": SHAPES[name].beams,
+            "threads": len(options.cores),
             "peer": peer,
         }
         for name in options.shapes
@@ -168,7 +169,7 @@ def _run_peer(
     # Converting takes more memory than running, so that another process does it.
     with running(peer, options) as converter:
         converter.ask("prepare", checkpoint=str(options.checkpoint), model=str(model))
-    theirs.ask("load", model=str(model), threads=1)
+    theirs.ask("load", model=str(model), threads=len(options.cores))
     found = versions(options.environments, peer)
     for name, head in asked.items():
         for number in range(max(0, left[name])):
@@ -225,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--source", type=int, default=512, help="tokens of every source")
     runs.add_argument("--tokens", type=int, default=64, help="new tokens; at least 2")
     runs.add_argument("--pairs", type=int, default=5)
-    runs.add_argument("--core", type=int, default=1)
+    runs.add_argument("--cores", type=int, nargs="+", default=[1])
     runs.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     peers = [engine for engine in ENGINES if engine != OURS]
     runs.add_argument("--peers", nargs="+", choices=peers, default=peers)

@@ -9,7 +9,7 @@ from typing import Any
 Pair = Mapping[str, Any]
 CLOCKS = ("cpu", "wall")
 FIGURES = ("step", "encoder", "end to end")
-KEY = ("model", "source", "tokens", "batch", "beams", "peer")
+KEY = ("model", "source", "tokens", "batch", "beams", "threads", "peer")
 
 
 def figures(run: Mapping[str, Mapping[str, float]], tokens: int, clock: str) -> dict[str, float]:
@@ -54,7 +54,16 @@ def _of_group(key: dict[str, Any], pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def markdown(rows: Sequence[Mapping[str, Any]], clock: str) -> str:
     """Ratios by one clock; below 1 ours is the faster."""
-    head = ("model", "shape", "peer", "pairs", "step ms, ours and theirs", *FIGURES, "peak MiB")
+    head = (
+        "model",
+        "shape",
+        "threads",
+        "peer",
+        "pairs",
+        "step ms, ours and theirs",
+        *FIGURES,
+        "peak MiB",
+    )
     lines = [_line(head), "|" + "---|" * len(head)]
     return "\n".join([*lines, *(_line(_cells(row, clock)) for row in rows)])
 
@@ -65,6 +74,7 @@ def _cells(row: Mapping[str, Any], clock: str) -> list[str]:
     return [
         str(row["model"]),
         f"{row['source']} -> {row['tokens']}, batch {row['batch']}, {search}",
+        str(row["threads"]),
         str(row["peer"]),
         str(row["pairs"]),
         f"{1000 * step['ours']:.1f}, {1000 * step['theirs']:.1f}",

@@ -43,9 +43,7 @@ def _kind(task: Task) -> type[Search]:
     options = task.options
     if options.num_beams > 1:
         return BeamHypotheses
-    # A draft that is not finite spoils a step, which then nobody would notice.
-    greedy = not options.do_sample and not options.remove_invalid_values
-    return GreedySearch if greedy and task.speculate else SingleSearch
+    return SingleSearch if options.do_sample else GreedySearch
 
 
 def _run(runner: Runner[AnyState], prompts: Prompts, search: Search) -> Iterator[Search]:

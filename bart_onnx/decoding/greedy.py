@@ -11,27 +11,34 @@ from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.search import Task
 from bart_onnx.decoding.single import SingleSearch
+from bart_onnx.graphs import LOG_SUM_EXP, TOP_TOKEN_IDS
 
 
 class GreedySearch(SingleSearch):
     """Rows of one copy each, nothing of which is drawn.
 
-    Tokens of a step are chosen one after another, as those of several steps would be: the rules
-    see the same rows, the user's functions get the same calls.
+    Where anything depends on what came before, tokens of a step are chosen one after another, as
+    those of several steps would be: the rules see the same rows, the user's functions get the same
+    calls. Where nothing does, they are taken together.
     """
 
     def __init__(
         self, task: Task, prompts: Prompts, numbers: NDArray[np.intp], limits: IdArray
     ) -> None:
         super().__init__(task, prompts, numbers, limits)
-        self._drafts = Drafts(self._source_ids, self._source_lengths)
+        # A draft that is not finite spoils a step, which nobody would notice if it were accepted.
+        speculates = task.speculate and not task.options.remove_invalid_values
+        sources = (self._source_ids, self._source_lengths)
+        self._drafts = Drafts(*sources) if speculates else None
         self._feed: Feed | None = None
         self._spoiled = False
+        notes = len(self.rows.tracks) > 1
+        self._is_plain = task.scoring.takes_the_best and task.completes is None and not notes
 
     def feed(self, room: int) -> IdArray:
         """See `Search.feed`."""
         self._feed = None
-        if room < 1 or self._spoiled:
+        if self._drafts is None or room < 1 or self._spoiled:
             self._spoiled = False
             return super().feed(room)
         rooms = np.minimum(self.rows.limits - self.rows.lengths - 1, room)
@@ -42,6 +49,9 @@ class GreedySearch(SingleSearch):
     def choose(self, outputs: Outputs, shared: bool = False) -> None:
         """See `Search.choose`."""
         feed = self._feed
+        if self._is_plain and np.isfinite(outputs[LOG_SUM_EXP]).all():
+            self._take_best(outputs[TOP_TOKEN_IDS][:, :, 0])
+            return
         if feed is None:
             super().choose(outputs, shared)
             return
@@ -63,6 +73,27 @@ class GreedySearch(SingleSearch):
 
         feed.verify(follow)
 
+    def _take_best(self, best: IdArray) -> None:
+        """Take what is best at every place, [rows, q], as far as drafts are that and none ends."""
+        self.finished, self.failed = {}, {}
+        rows, (count, width) = self.rows, best.shape
+        places = np.arange(width)
+        taken = np.ones(count, np.int64)
+        if self._feed is not None and width > 1:
+            goes_on = best[:, :-1] == self._feed.token_ids[:, 1:]
+            goes_on &= places[:-1] < self._feed.counts[:, None]
+            goes_on &= ~np.isin(best[:, :-1], self.task.options.eos_token_id)
+            taken += np.logical_and.accumulate(goes_on, axis=1).sum(axis=1)
+        row, place = np.nonzero(places < taken[:, None])
+        self._token_ids[row, 0, rows.lengths[row] + place] = best[row, place]
+        every = np.arange(count)
+        self.next_ids = best[every, taken - 1]
+        rows.lengths += taken
+        rows.steps += 1
+        self._end(every, self.next_ids)
+        self._finish(every)
+
     def _take(self, order: NDArray[np.intp]) -> None:
         super()._take(order)
-        self._drafts.take(order)
+        if self._drafts is not None:
+            self._drafts.take(order)

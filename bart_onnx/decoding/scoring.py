@@ -60,6 +60,11 @@ class Scoring:
         else:
             self.wanted = _SORTED_OUT if exact else (*_SORTED_OUT, LOGITS)
 
+    @property
+    def takes_the_best(self) -> bool:
+        """Whether what is chosen is each row's best token, whatever came before."""
+        return self._rules.is_empty and self._filters is None and self.columns == 1
+
     def score(
         self, outputs: Outputs, lines: NDArray[np.intp], histories: Histories
     ) -> tuple[ScoreArray, IdArray, Complaints]:

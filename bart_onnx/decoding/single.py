@@ -64,13 +64,17 @@ class SingleSearch(Search):
             source, copy = int(sources[row // self.copies]), row % self.copies
             if self._ended[source, copy] in (0, self.rows.lengths[source]):
                 self._fail(source, message)
+        self._finish(sources)
+        return chosen
+
+    def _finish(self, sources: NDArray[np.intp]) -> None:
+        """Let those of these sources go whose copies have all ended."""
         ended = self.alive[sources] & self._ended[sources].all(axis=1)
         for source in sources[ended].tolist():
             self.finished[int(self.rows.numbers[source])] = tuple(
                 self._finished(source, copy) for copy in range(self.copies)
             )
             self.alive[source] = False
-        return chosen
 
     def stable(self, source: int) -> IdArray:
         """See `Search.stable`."""

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measures what drafts from the source gain: generation with them against without, in pairs.
 
-    python scripts/measure_speculation.py copying [--train SECONDS]
+    python scripts/measure_speculation.py copying [--train SECONDS] [--every N]
     python scripts/measure_speculation.py trace BUNDLE COPY_TRACE.json [--articles N] [--together N]
     python scripts/measure_speculation.py nothing BUNDLE [--articles N]
     python scripts/measure_speculation.py drafting
 
-copying: a small model, trained here to copy its source but for every eighth token (needs torch).
+copying: a small model, trained here to copy its source, all of it or all but every Nth token (needs
+torch).
 trace: a real shape with outputs forced to copy as recorded: counts of matched, drafted and
 accepted tokens of real summaries are made into ids that match so. nothing: outputs that copy
 nothing: every draft fails; no two tokens stand in the source in their order; no token is shared.
@@ -67,6 +68,10 @@ class ForcedRunner:
     def tokens_at_once(self) -> int:
         return self._runner.tokens_at_once
 
+    @property
+    def batch_tokens(self) -> int | None:
+        return self._runner.batch_tokens
+
     def drafts_pay(self, sources: int) -> bool:
         return self._runner.drafts_pay(sources)
 
@@ -92,6 +97,7 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     copying = kinds.add_parser("copying")
     copying.add_argument("--train", type=float, default=90, help="seconds")
+    copying.add_argument("--every", type=int, default=0, help="which tokens it changes; 0: none")
     for name in ("trace", "nothing"):
         forced = kinds.add_parser(name)
         forced.add_argument("bundle", type=Path)
@@ -160,7 +166,7 @@ def of_copying(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     lm.compile(OptimizerOptions("muon", 2e-3, matrix_rate=7.0, weight_decay=0.01), sampler="greedy")
     random, ends = np.random.default_rng(0), time.monotonic() + options.train
     while time.monotonic() < ends:
-        sources, targets = _copied(random, 2048, words, size)
+        sources, targets = _copied(random, 2048, words, size, options.every)
         inputs = {
             "encoder_token_ids": sources,
             "encoder_padding_mask": np.ones(sources.shape, bool),
@@ -172,9 +178,12 @@ def of_copying(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     # Its steps are too short for drafts to pay, so the runner is told to take them.
     runner = lm.runner
     runner.drafts_pay = lambda sources: True  # type: ignore[method-assign]
-    sources, targets = _copied(np.random.default_rng(9), 20, words, size)
+    sources, targets = _copied(np.random.default_rng(9), 20, words, size, options.every)
     for number, (source, target) in enumerate(zip(sources.tolist(), targets, strict=True)):
-        yield _pair("trained to copy", runner, [(source, target.tolist())], number, times=5)
+        case = (
+            f"trained to copy all but every {options.every}th" if options.every else "to copy all"
+        )
+        yield _pair(case, runner, [(source, target.tolist())], number, times=5)
 
 
 def time_of_drafting() -> dict[str, float]:
@@ -285,13 +294,15 @@ def _as_ids(
 
 
 def _copied(
-    random: np.random.Generator, rows: int, words: int, size: int
+    random: np.random.Generator, rows: int, words: int, size: int, every: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sources, and outputs that copy them but for every eighth token."""
+    """Sources, and outputs that copy them but for every Nth token, N being `every` (0: none)."""
     sources = random.integers(FIRST_WORD, size, (rows, words))
     sources[:, 0], sources[:, -1] = BOS, START
     targets = sources.copy()
-    targets[:, 7::8] = (targets[:, 7::8] + 100 - FIRST_WORD) % (size - FIRST_WORD) + FIRST_WORD
+    if every:
+        changed = targets[:, every - 1 :: every]
+        changed[:] = (changed + 100 - FIRST_WORD) % (size - FIRST_WORD) + FIRST_WORD
     return sources, np.concatenate([np.full((rows, 1), START), targets], axis=1)
 
 

@@ -21,6 +21,19 @@ import pytest
 
 Answer = tuple[int, dict[str, str], bytes]
 
+URI = "hf://someone/tiny-bart"
+CHECKPOINT = {
+    "config.json": b'{"model_type": "bart"}',
+    "generation_config.json": b"{}",
+    "vocab.json": b'{"<s>": 0}',
+    "merges.txt": b"#version: 0.2\n",
+    "model.safetensors": bytes(range(256)) * 300,
+    "pytorch_model.bin": b"pickle",
+    "tf_model.h5": b"never needed" * 1000,
+    "README.md": b"# a card",
+}
+NEEDED = {"config.json", "generation_config.json", "vocab.json", "merges.txt", "model.safetensors"}
+
 
 @dataclass
 class Repository:
@@ -200,3 +213,11 @@ def _etag(body: bytes) -> str:
 
 def _error(status: int, code: str) -> Answer:
     return status, {"X-Error-Code": code, "X-Error-Message": code or "refused"}, b"{}"
+
+
+def directory(path: Path, files: dict[str, bytes]) -> Path:
+    """`path` with these files in it."""
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path

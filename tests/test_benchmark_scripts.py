@@ -67,7 +67,15 @@ def pair(slowness):
     def run(seconds):
         return {"cpu": seconds * slowness, "wall": seconds * slowness, "peak_bytes": 1 << 20}
 
-    head = {"model": "m", "source": 8, "tokens": 11, "batch": 1, "beams": 1, "threads": 1, "peer": "other"}
+    head = {
+        "model": "m",
+        "source": 8,
+        "tokens": 11,
+        "batch": 1,
+        "beams": 1,
+        "threads": 1,
+        "peer": "other",
+    }
     return {
         **head,
         "load": 1.0,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback_hub import LoopbackHub, commit_of, hub_for_tests
+from loopback_hub import CHECKPOINT, NEEDED, URI, LoopbackHub, commit_of, directory
 
 from bart_onnx import hub
 from bart_onnx.errors import (
@@ -19,32 +18,6 @@ from bart_onnx.errors import (
 )
 
 pytest.importorskip("huggingface_hub", reason="the [hub] extra is not installed")
-
-URI = "hf://someone/tiny-bart"
-CHECKPOINT = {
-    "config.json": b'{"model_type": "bart"}',
-    "generation_config.json": b"{}",
-    "vocab.json": b'{"<s>": 0}',
-    "merges.txt": b"#version: 0.2\n",
-    "model.safetensors": bytes(range(256)) * 300,
-    "pytorch_model.bin": b"pickle",
-    "tf_model.h5": b"never needed" * 1000,
-    "README.md": b"# a card",
-}
-NEEDED = {"config.json", "generation_config.json", "vocab.json", "merges.txt", "model.safetensors"}
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    with hub_for_tests(monkeypatch, tmp_path / "home") as running:
-        yield running
-
-
-def directory(path: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
 
 
 def bundle_files() -> dict[str, bytes]:

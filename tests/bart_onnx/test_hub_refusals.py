@@ -6,11 +6,10 @@ import errno
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback_hub import LoopbackHub, hub_for_tests
+from loopback_hub import CHECKPOINT, NEEDED, URI, LoopbackHub, directory
 
 from bart_onnx import hub
 from bart_onnx.errors import (
@@ -23,32 +22,6 @@ from bart_onnx.errors import (
 from bart_onnx.hub import client
 
 pytest.importorskip("huggingface_hub", reason="the [hub] extra is not installed")
-
-URI = "hf://someone/tiny-bart"
-CHECKPOINT = {
-    "config.json": b'{"model_type": "bart"}',
-    "generation_config.json": b"{}",
-    "vocab.json": b'{"<s>": 0}',
-    "merges.txt": b"#version: 0.2\n",
-    "model.safetensors": bytes(range(256)) * 300,
-    "pytorch_model.bin": b"pickle",
-    "tf_model.h5": b"never needed" * 1000,
-    "README.md": b"# a card",
-}
-NEEDED = {"config.json", "generation_config.json", "vocab.json", "merges.txt", "model.safetensors"}
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    with hub_for_tests(monkeypatch, tmp_path / "home") as running:
-        yield running
-
-
-def directory(path: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
 
 
 def test_unknown_repository(server: LoopbackHub) -> None:

@@ -32,7 +32,7 @@ from bart_onnx.errors import (
     InputError,
     MissingFileError,
 )
-from bart_onnx.graphs import INT8, graph_specs
+from bart_onnx.graphs import FP32, graph_specs
 from bart_onnx.weights import weight_shapes
 
 FORMAT = "bart_onnx bundle"
@@ -121,10 +121,10 @@ class Bundle:
             BundleError: the bundle has no such weight, or its entry lies outside the file.
         """
         entry = self.manifest["tensors"].get(name)
-        if entry is None and self.precision == INT8:
+        if entry is None and self.precision != FP32:
             raise BundleError(
-                f"{self.path} holds {name!r} in int8, from which the weight cannot be had back. "
-                "Open the checkpoint, or export it with --precision fp32."
+                f"{self.path} holds {name!r} in {self.precision}, from which the weight cannot be "
+                "had back. Open the checkpoint, or export it with --precision fp32."
             )
         if entry is None:
             raise BundleError(f"{self.path} has no weight {name!r}.")
@@ -133,7 +133,7 @@ class Bundle:
     def weight_names(self) -> Iterator[str]:
         """The names of all weights, in the order they were written."""
         return iter(
-            self.manifest["tensors"] if self.precision != INT8 else weight_shapes(self.config)
+            self.manifest["tensors"] if self.precision == FP32 else weight_shapes(self.config)
         )
 
 

@@ -22,7 +22,10 @@ from typing import TypeAlias
 
 from bart_onnx.config import BartConfig
 
-INT8 = "int8"
+FP32, INT8, FP16, BF16 = "fp32", "int8", "fp16", "bf16"
+PRECISIONS = (FP32, INT8, FP16, BF16)
+# What lies in the caches of a half precision; everything else of a contract is float32 there too.
+HALF_PRECISIONS = {FP16: "float16", BF16: "bfloat16"}
 
 ENCODER = "encoder"
 DECODER_STEP = "decoder_step"
@@ -49,7 +52,10 @@ Axis: TypeAlias = int | str
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: its name, its numpy dtype's name and its axes."""
+    """One input or output: its name, its dtype's name and its axes.
+
+    The names are numpy's, and ml_dtypes' for "bfloat16", which numpy does not have.
+    """
 
     name: str
     dtype: str
@@ -142,11 +148,12 @@ def decoder_step_graph(config: BartConfig, precision: str = "fp32") -> GraphSpec
     given_back: list[TensorSpec] = []
     for layer in range(config.decoder.num_layers):
         names = cache_names(layer)
-        inputs += _caches(config, (names.self_key, names.self_value), "batch", "capacity")
+        own = self_cache_dtype(precision)
+        inputs += _caches(config, (names.self_key, names.self_value), "batch", "capacity", own)
         inputs += _cross_caches(config, layer, precision)
         updated = (names.updated_self_key, names.updated_self_value)
-        outputs += _caches(config, updated, "batch", "capacity")
-        queries.append(_cross_query(config, layer))
+        outputs += _caches(config, updated, "batch", "capacity", own)
+        queries.append(_cross_query(config, layer, precision))
         if precision == INT8:
             kept = (names.kept_cross_key, names.kept_cross_value)
             given_back += _caches(config, kept, "source", "source_length", "int8")
@@ -162,7 +169,7 @@ def alignment_graph(config: BartConfig, precision: str = "fp32") -> GraphSpec:
     """
     inputs = [TensorSpec(SOURCE_LENGTHS, "int64", ("source",))]
     for layer in range(config.decoder.num_layers):
-        inputs.append(_cross_query(config, layer))
+        inputs.append(_cross_query(config, layer, precision))
         own = _cross_caches(config, layer, precision)
         inputs += own[: len(own) // 2]
     decoder = config.decoder
@@ -174,6 +181,11 @@ def alignment_graph(config: BartConfig, precision: str = "fp32") -> GraphSpec:
 def top_k(config: BartConfig) -> int:
     """How many of the best logits the step sorts out for each token."""
     return min(LARGEST_TOP_K, config.vocabulary_size)
+
+
+def self_cache_dtype(precision: str) -> str:
+    """What the self caches of a bundle of this precision hold."""
+    return HALF_PRECISIONS.get(precision, "float32")
 
 
 def graph_specs(config: BartConfig, precision: str = "fp32") -> tuple[GraphSpec, ...]:
@@ -195,9 +207,10 @@ def _token_outputs(config: BartConfig) -> list[TensorSpec]:
     ]
 
 
-def _cross_query(config: BartConfig, layer: int) -> TensorSpec:
+def _cross_query(config: BartConfig, layer: int, precision: str) -> TensorSpec:
+    """Queries are what the step's attention reads: in half, a float32 copy would be made for it."""
     shape = ("batch", "query_length", config.hidden_dim)
-    return TensorSpec(cross_query_name(layer), "float32", shape)
+    return TensorSpec(cross_query_name(layer), HALF_PRECISIONS.get(precision, "float32"), shape)
 
 
 def _cross_caches(config: BartConfig, layer: int, precision: str) -> list[TensorSpec]:
@@ -211,7 +224,7 @@ def _cross_caches(config: BartConfig, layer: int, precision: str) -> list[Tensor
         (names.cross_key, names.cross_key_scale),
         (names.cross_value, names.cross_value_scale),
     ):
-        dtype = "int8" if precision == INT8 else "float32"
+        dtype = "int8" if precision == INT8 else self_cache_dtype(precision)
         specs += _caches(config, (cache,), "source", "source_length", dtype)
         if precision == INT8:
             specs.append(TensorSpec(scale, "float32", ("source", 1, config.hidden_dim)))
@@ -219,7 +232,7 @@ def _cross_caches(config: BartConfig, layer: int, precision: str) -> list[Tensor
 
 
 def _caches(
-    config: BartConfig, names: tuple[str, ...], rows: Axis, length: Axis, dtype: str = "float32"
+    config: BartConfig, names: tuple[str, ...], rows: Axis, length: Axis, dtype: str
 ) -> list[TensorSpec]:
     shape = (rows, config.decoder.num_heads, length, config.decoder_head_dim)
     return [TensorSpec(name, dtype, shape) for name in names]

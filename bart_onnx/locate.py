@@ -20,10 +20,10 @@ from bart_onnx.errors import (
     MissingFileError,
     PresetError,
 )
+from bart_onnx.graphs import PRECISIONS
 from bart_onnx.presets import PRESETS
 from bart_onnx.store import bundle_path, preset_path, shipped_path
 
-PRECISIONS = ("fp32", "int8")
 # Files that are a whole checkpoint: an archive, and the weights of a model alone.
 CHECKPOINT_FILES = (".keras", ".weights.h5")
 
@@ -46,9 +46,13 @@ def find_bundle(
         raise InputError(
             f"Precision {precision!r} is unknown; precisions: {', '.join(PRECISIONS)}."
         )
-    path = shipped_path(preset) or preset_path(preset)
+    shipped = shipped_path(preset)
+    path = shipped or preset_path(preset)
     if path is not None and is_bundle(path):
-        return _in_precision(Bundle.open(path, verify), precision, preset)
+        found = Bundle.open(path, verify)
+        # What ships is in one precision; exports of it in others are in the store.
+        if shipped is None or found.precision == precision:
+            return _in_precision(found, precision, preset)
     stored = bundle_path(preset, precision)
     if is_bundle(stored):
         return _in_precision(Bundle.open(stored, verify), precision, preset)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bart_onnx.config import BartConfig
-from bart_onnx.graphs import LOGITS
+from bart_onnx.graphs import FP32, HALF_PRECISIONS, LOGITS
 
 _CARD = """\
 ---
@@ -20,7 +20,7 @@ A BART exported to ONNX by bart_onnx {bart_onnx_version}. It runs on onnxruntime
 ```python
 from bart_onnx import OnnxBartSeq2SeqLM
 
-lm = OnnxBartSeq2SeqLM.from_preset("PATH_OR_URI_OF_THIS_DIRECTORY")
+lm = OnnxBartSeq2SeqLM.from_preset("PATH_OR_URI_OF_THIS_DIRECTORY"{opening})
 ```
 
 | | |
@@ -53,6 +53,7 @@ def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
         uri=source["uri"],
         format=source["format"],
         precision=manifest["precision"],
+        opening=_opening(manifest["precision"]),
         bart_onnx_version=manifest["bart_onnx_version"],
         vocabulary_size=config.vocabulary_size,
         hidden_dim=config.hidden_dim,
@@ -61,6 +62,14 @@ def model_card(manifest: Mapping[str, Any], config: BartConfig) -> str:
         check=_check(manifest),
         **sides,
     )
+
+
+def _opening(precision: str) -> str:
+    """What `from_preset` has to be told of a precision."""
+    if precision == FP32:
+        return ""
+    device = ', device="cuda"' if precision in HALF_PRECISIONS else ""
+    return f', precision="{precision}"{device}'
 
 
 def _check(manifest: Mapping[str, Any]) -> str:
@@ -80,6 +89,7 @@ def _check(manifest: Mapping[str, Any]) -> str:
     if quality["score_before"] is not None:
         before, after = quality["score_before"], quality["score_after"]
         text += f", score {before:.4f} before and {after:.4f} after (nats a token)"
+    text += f"; judged by {quality['judged_by']}"
     if quality["accepted_loss"]:
         text += f". **Accepted on export: {'; '.join(quality['accepted_loss'])}**"
     return text

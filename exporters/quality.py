@@ -6,7 +6,8 @@ Measured on examples of the user's, or on random tokens where there are none.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import ExportError, InputError, MissingFileError
-from bart_onnx.graphs import LOGITS
+from bart_onnx.graphs import HALF_PRECISIONS, LOGITS
 from bart_onnx.runners.ort import OrtRunner
 from bart_onnx.tokenizer import BartTokenizer
 from exporters.bart import Bart
 from exporters.checkpoints.checkpoint import Checkpoint
 from exporters.progress import Progress
+from exporters.rounded_bundle import rounded_bundle
 from exporters.verify import full_pass
 
 IdArray = NDArray[np.int64]
@@ -135,11 +137,11 @@ def samples(
 
 def quality(bundle: Bundle, known: Sequence[Sample], examples: bool) -> Quality:
     """Decode the samples' targets from the bundle, and compare."""
-    runner = OrtRunner(bundle)
     squares, spread, agreed, tokens = 0.0, 0.0, 0, 0
     before, after = 0.0, 0.0
-    for sample in known:
-        logits = _decoded(runner, sample)
+    with _judge(bundle) as runner:
+        decoded = [_decoded(runner, sample) for sample in known]
+    for sample, logits in zip(known, decoded, strict=True):
         places = np.arange(len(logits))
         squares += float(np.square(logits - sample.logits, dtype=np.float64).mean(-1).sum())
         spread += float(np.var(sample.logits, axis=-1, dtype=np.float64).sum())
@@ -176,7 +178,28 @@ def measure(
             f"That is not good enough: {'; '.join(failures)}. Nothing was published; export with "
             "--precision fp32, or with --accept-quality-loss."
         )
-    return {**asdict(found), "accepted_loss": failures}
+    return {**asdict(found), "judged_by": _judged_by(bundle.precision), "accepted_loss": failures}
+
+
+@contextmanager
+def _judge(bundle: Bundle) -> Iterator[OrtRunner]:
+    """What decodes a bundle on a CPU: itself, or the reference for a half precision.
+
+    onnxruntime runs float16 there too, but keeps results in float32 from one operator to the next,
+    so that what overflows on a GPU would not be seen.
+    """
+    if bundle.precision in HALF_PRECISIONS:
+        with rounded_bundle(bundle) as rounded:
+            yield OrtRunner(rounded)
+    else:
+        yield OrtRunner(bundle)
+
+
+def _judged_by(precision: str) -> str:
+    """What `_judge` gives, in words for the manifest."""
+    if precision not in HALF_PRECISIONS:
+        return "onnxruntime on a CPU"
+    return f"the same graphs in float32, each result rounded to {HALF_PRECISIONS[precision]}"
 
 
 def _decoded(runner: OrtRunner, sample: Sample) -> NDArray[np.float32]:

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bart_onnx.config import BartConfig
-from bart_onnx.graphs import ALIGNMENT, DECODER_STEP, ENCODER, GraphSpec, TensorSpec, graph_specs
+from bart_onnx.graphs import (
+    ALIGNMENT,
+    DECODER_STEP,
+    ENCODER,
+    FP32,
+    GraphSpec,
+    TensorSpec,
+    graph_specs,
+)
 from exporters.alignment import AlignmentGraph
 from exporters.bart import Bart, DecoderStepGraph, EncoderGraph
 from exporters.operators import OPSET
@@ -60,19 +68,34 @@ def trace(
 
     The master graph is traced and, for another precision than fp32, rewritten.
     """
-    spec = _spec(config, name, "fp32")
+    model = rewritten_graph(config, name, precision)
+    _refer_to_weights(model, stored, path.parent)
+    ir.save(model, path)
+
+
+def rewritten_graph(config: BartConfig, name: str, precision: str) -> ir.Model:
+    """A graph in a precision, whose weights have names and types, and no values yet."""
+    model = master_graph(config, name)
+    spec = _spec(config, name, precision)
+    for rewrite in REWRITES[precision]:
+        rewrite(model, config)
+    _check_names(model, spec)
+    _apply_names(model, spec)
+    return model
+
+
+def master_graph(config: BartConfig, name: str) -> ir.Model:
+    """The float32 graph that every precision is rewritten from, traced.
+
+    Its weights have names, and no values yet.
+    """
+    spec = _spec(config, name, FP32)
     model = _traced_model(config, spec)
     _name_weights(model)
     with _quiet():
         onnxscript.optimizer.optimize_ir(model)
     _apply_names(model, spec)
-    rewritten = _spec(config, name, precision)
-    for rewrite in REWRITES[precision]:
-        rewrite(model, config)
-    _check_names(model, rewritten)
-    _apply_names(model, rewritten)
-    _refer_to_weights(model, stored, path.parent)
-    ir.save(model, path)
+    return model
 
 
 def _spec(config: BartConfig, name: str, precision: str) -> GraphSpec:
@@ -171,7 +194,8 @@ def _apply_names(model: ir.Model, spec: GraphSpec) -> None:
         for value, tensor in zip(values, tensors, strict=True):
             value.name = tensor.name
             value.shape = ir.Shape(tensor.shape)
-            value.dtype = ir.DataType.from_numpy(np.dtype(tensor.dtype))
+            # Another type, and not this one changed: copies of a graph share their types.
+            value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(tensor.dtype)))
 
 
 @contextmanager

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.config import BartConfig
-from bart_onnx.graphs import INT8
+from bart_onnx.graphs import HALF_PRECISIONS, INT8
 from bart_onnx.weights import optional_weight_shapes
 from exporters.packing import PackedTensor, Part, packed_tensors
+from exporters.rewrite.half_weights import halved, is_half
 from exporters.rewrite.quantization import (
     INT8_SUFFIX,
     SCALE_SUFFIX,
@@ -67,9 +68,13 @@ def write_weights(
 ) -> WeightFile:
     """Write every weight of `config` into `directory`; `progress` is told the bytes of each.
 
-    Manifest entries give offset in bytes and strides in elements: weight[i, j] is the float32 at
+    What a precision stores exactly, in float32, has manifest entries, so that it can be read back.
+    They give offset in bytes and strides in elements: weight[i, j] is the float32 at
     offset + 4 (i strides[0] + j strides[1]). So the key kernel [D, D] of a packed
     query-key-value matrix [D, 3D] has strides [3D, 1] and starts 4 D bytes into it.
+
+    Raises:
+        ExportError: a weight is larger than a half precision can hold.
     """
     stored: dict[str, StoredTensor] = {}
     tensors: dict[str, dict[str, Any]] = {}
@@ -79,24 +84,31 @@ def write_weights(
             values = tensor.pack(weights)
             if values.shape != tensor.shape or values.dtype != np.float32:
                 raise AssertionError(f"{tensor.name}: {values.dtype} {values.shape}")
-            if precision == INT8 and is_quantised(tensor.name):
-                small, scales = quantised(values, scale_axis(tensor.name))
-                parts: dict[str, NDArray[Any]] = {INT8_SUFFIX: small, SCALE_SUFFIX: scales}
-                if follows_gelu(tensor.name):
-                    parts[SUMS_SUFFIX] = column_sums(small, scales)
-                for suffix, each in parts.items():
-                    name = tensor.name + suffix
-                    offset = _append(file, each, digest)
-                    stored[name] = StoredTensor(
-                        WEIGHT_FILE, offset, each.nbytes, each.shape, each.dtype.name
-                    )
-            else:
-                offset = _append(file, values, digest)
-                stored[tensor.name] = StoredTensor(WEIGHT_FILE, offset, values.nbytes, tensor.shape)
+            parts = _parts(tensor.name, values, precision)
+            for name, part in parts.items():
+                offset = _append(file, part, digest)
+                stored[name] = StoredTensor(
+                    WEIGHT_FILE, offset, part.nbytes, part.shape, part.dtype.name
+                )
+            if parts.get(tensor.name) is values:
+                offset = stored[tensor.name].offset
                 tensors.update({part.name: _entry(tensor, part, offset) for part in tensor.parts})
             progress(values.nbytes)
         size = file.tell()
     return WeightFile(stored, tensors, digest.hexdigest(), size)
+
+
+def _parts(name: str, values: NDArray[np.float32], precision: str) -> Mapping[str, NDArray[Any]]:
+    """What a precision stores of a packed tensor, by its name in the graphs."""
+    if precision in HALF_PRECISIONS and is_half(name):
+        return {name: halved(name, values, precision)}
+    if precision != INT8 or not is_quantised(name):
+        return {name: values}
+    small, scales = quantised(values, scale_axis(name))
+    parts: dict[str, NDArray[Any]] = {name + INT8_SUFFIX: small, name + SCALE_SUFFIX: scales}
+    if follows_gelu(name):
+        parts[name + SUMS_SUFFIX] = column_sums(small, scales)
+    return parts
 
 
 def _kept_tensors(config: BartConfig, weights: Weights) -> list[PackedTensor]:

@@ -36,13 +36,20 @@ def tiny_bundle(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def variant_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    """The bundle of a config named in `tiny_models.VARIANTS`, each made once."""
+def variant_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """The bundle of a config named in `tiny_models.VARIANTS`, in a precision, each made once."""
     from tiny_models import VARIANTS, export_checkpoint, random_checkpoint
 
+    from exporters import trace
+
+    traced = cache(trace.master_graph)
+
     @cache
-    def bundle(variant: str) -> Bundle:
+    def bundle(variant: str, precision: str = "fp32") -> Bundle:
         directory = tmp_path_factory.mktemp("variants") / variant
-        return export_checkpoint(random_checkpoint(VARIANTS[variant]), directory)
+        with pytest.MonkeyPatch.context() as patch:
+            # Tracing takes most of an export's time, and is the same for every precision.
+            patch.setattr(trace, "master_graph", lambda *graph: traced(*graph).clone())
+            return export_checkpoint(random_checkpoint(VARIANTS[variant]), directory, precision)
 
     return bundle

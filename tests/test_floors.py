@@ -28,6 +28,7 @@ FLOORS = {
     "bart_onnx.presets": 1,
     "bart_onnx.weights": 1,
     "bart_onnx.bpe": 2,
+    "bart_onnx.devices": 2,
     "bart_onnx.graphs": 2,
     "bart_onnx.keras_objects": 2,
     "bart_onnx.long_inputs": 2,
@@ -49,6 +50,7 @@ FLOORS = {
     "bart_onnx.preprocessor_files": 3,
     "bart_onnx.publish": 3,
     "bart_onnx.store": 3,
+    "bart_onnx.engines": 4,
     "bart_onnx.runners*": 4,
     "bart_onnx.documents": 3,
     "bart_onnx.results": 3,
@@ -70,6 +72,7 @@ FLOORS = {
     # The front: it shows users what lies below, so nothing below may import from it.
     "bart_onnx": 6,
     "bart_onnx.bulk": 6,
+    "bart_onnx.findings": 6,
     "bart_onnx.input_lines": 2,
     "bart_onnx.option_flags": 6,
     "bart_onnx.output_lines": 6,

@@ -59,8 +59,8 @@ def random_checkpoint(config: BartConfig, seed: int = 0) -> Checkpoint:
     )
 
 
-def export_checkpoint(checkpoint: Checkpoint, directory: Path) -> Bundle:
+def export_checkpoint(checkpoint: Checkpoint, directory: Path, precision: str = "fp32") -> Bundle:
     """The bundle of a checkpoint that is in no file."""
     directory.mkdir(parents=True)
-    build("random", "random", checkpoint, "fp32", directory, Progress(shown=False))
+    build("random", "random", checkpoint, precision, directory, Progress(shown=False))
     return Bundle.open(directory)

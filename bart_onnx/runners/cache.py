@@ -18,6 +18,11 @@ from bart_onnx.errors import InputError
 
 _BUCKET = 64
 
+# Sources are padded to a multiple of this. The last bits of an attention depend on how its keys
+# fall into the groups that the CPU's kernels add up: with whole groups only, they fall alike for a
+# source alone and beside a longer one.
+SOURCE_MULTIPLE = 16
+
 
 class OrtState:
     """Rows of cache on the CPU.
@@ -35,11 +40,12 @@ class OrtState:
         config: BartConfig,
         cross: Mapping[str, NDArray[Any]],
         source_lengths: NDArray[np.int64],
+        own_dtype: str = "float32",
     ) -> None:
         rows = len(source_lengths)
         shape = (rows, config.decoder.num_heads, _BUCKET, config.decoder_head_dim)
         self.cross = dict(cross)
-        self.own = [np.zeros(shape, np.float32) for _ in range(2 * config.decoder.num_layers)]
+        self.own = [np.zeros(shape, own_dtype) for _ in range(2 * config.decoder.num_layers)]
         self.source_lengths = source_lengths
         self.version = 0
         self._lengths = np.zeros(rows, np.int64)
@@ -63,6 +69,11 @@ class OrtState:
     def capacity(self) -> int:
         """Tokens that the self caches have room for."""
         return int(self.own[0].shape[2])
+
+    @property
+    def width(self) -> int:
+        """Tokens that the cross caches have room for."""
+        return next(int(array.shape[2]) for array in self.cross.values() if array.ndim == 4)
 
     def reserve(self, query_length: int) -> None:
         """Make room for `query_length` more tokens in every row."""
@@ -136,6 +147,55 @@ class OrtState:
         self._whole = None
         self.version += 1
 
+    def room(self, sources: int, width: int, copies: int) -> Self:
+        """Empty rows for so many sources of this state's kind, `width` tokens wide.
+
+        Each source gets `copies` rows, which share its caches; int8 ones are copied for each, see
+        `expand`.
+        """
+        if self._is_int8:
+            sources, copies = sources * copies, 1
+        cross = {}
+        for name, array in self.cross.items():
+            shape = [sources, *array.shape[1:]]
+            # Scales have one line, whatever the width.
+            shape[2] = width if array.ndim == 4 else array.shape[2]
+            cross[name] = np.zeros(shape, array.dtype)
+        empty = object.__new__(type(self))
+        empty.cross, empty.version = cross, 0
+        rows = sources * copies
+        shapes = [(rows, array.shape[1], _BUCKET, array.shape[3]) for array in self.own]
+        empty.own = [
+            np.zeros(shape, array.dtype) for shape, array in zip(shapes, self.own, strict=True)
+        ]
+        empty.source_lengths = np.ones(sources, np.int64)
+        empty._lengths, empty._origins = np.zeros(rows, np.int64), np.arange(sources)
+        empty._whole, empty._span = None, slice(0, 0)
+        return empty
+
+    def receive(self, first: int, other: Self, copies: int) -> None:
+        """Each row of another state becomes `copies` rows here, from row `first` on.
+
+        Rows that are received into must be empty, see `truncate`, and sources fit the width.
+        """
+        each = copies * other.beams // self.beams
+        place = first // self.beams
+        sources = slice(place, place + len(other.source_lengths) * each)
+        for name, array in other.cross.items():
+            mine = self.cross[name]
+            length = min(array.shape[2], mine.shape[2])
+            mine[sources, :, :length] = np.repeat(array[:, :, :length], each, axis=0)
+            mine[sources, :, length:] = 0
+        self.source_lengths[sources] = np.repeat(other.source_lengths, each)
+        fresh = np.arange(len(other.source_lengths)) + self._origins.max() + 1
+        self._origins[sources] = np.repeat(fresh, each)
+        used = int(other.lengths.max(initial=0))
+        self.reserve(max(0, used - int(self._lengths.max(initial=0))))
+        rows = slice(first, first + other.rows * copies)
+        for own, array in zip(self.own, other.own, strict=True):
+            own[rows, :, :used] = np.repeat(array[:, :, :used], copies, axis=0)
+        self._lengths[rows] = np.repeat(other.lengths, copies)
+
     @property
     def _is_int8(self) -> bool:
         return any(array.dtype == np.int8 for array in self.cross.values())
@@ -160,7 +220,7 @@ class OrtState:
         used = int(self._lengths.max(initial=0))
         for index, array in enumerate(self.own):
             rows, heads, _, width = array.shape
-            grown = np.zeros((rows, heads, capacity, width), np.float32)
+            grown = np.zeros((rows, heads, capacity, width), array.dtype)
             grown[:, :, :used] = array[:, :, :used]
             self.own[index] = grown
         self.version += 1

@@ -11,7 +11,6 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
-from bart_onnx.errors import BundleError, DeviceError, InputTooLongError
+from bart_onnx.devices import check_precision
+from bart_onnx.errors import DeviceError
 from bart_onnx.graphs import (
     ALIGNMENT,
     CROSS_ATTENTION,
@@ -29,13 +29,15 @@ from bart_onnx.graphs import (
     ENCODER_TOKEN_IDS,
     INT8,
     SOURCE_LENGTHS,
-    GraphSpec,
     TensorSpec,
     cross_query_name,
     graph_specs,
+    self_cache_dtype,
 )
-from bart_onnx.runners.cache import OrtState
+from bart_onnx.runners.cache import SOURCE_MULTIPLE, OrtState
+from bart_onnx.runners.contract import check_positions, checked_session
 from bart_onnx.runners.providers import open_session
+from bart_onnx.runners.slots import OrtSlots
 from bart_onnx.runners.steps import AlignedStep, Binding, Step
 
 # Encoder activations of so many tokens at a time: of more, they no longer fit the caches of a core,
@@ -44,11 +46,6 @@ _ENCODER_TOKENS = 1024
 
 # Prompt tokens fed in one step: bounds the activations that a long prompt makes.
 _PROMPT_TOKENS = 64
-
-# Sources are padded to a multiple of this. The last bits of an attention depend on how its keys
-# fall into the groups that the CPU's kernels add up: with whole groups only, they fall alike for a
-# source alone and beside a longer one.
-_SOURCE_MULTIPLE = 16
 
 # With more sources drafts cost more than they bring: on one core, four tokens of each take 1.2 of a
 # step's time with one source, 1.4 with two, 1.9 with four, 2.2 with eight.
@@ -66,13 +63,26 @@ class OrtRunner:
     Steps of different states may run in different threads at the same time. In a process forked
     after opening, the sessions are opened again at their first use.
 
+    Args:
+        judging: run on a CPU what is meant for a GPU too, slowly, to see what it answers.
+
     Raises:
-        DeviceError: the device is not there, or is none this runner drives.
+        DeviceError: the device is not there, is none this runner drives, or does not run the
+            bundle's precision.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str = "cpu",
+        threads: int | None = None,
+        *,
+        judging: bool = False,
+    ) -> None:
         if device != "cpu":
             raise DeviceError(f"Device {device!r} is not driven by this version; devices: cpu.")
+        if not judging:
+            check_precision(device, bundle.precision, str(bundle.manifest["source"].get("uri")))
         self.bundle = bundle
         self.device = device
         self._threads = threads
@@ -92,6 +102,11 @@ class OrtRunner:
     def tokens_at_once(self) -> int:
         """See `decoding.protocols.Runner`."""
         return 1 if self._one_at_a_time else _PROMPT_TOKENS
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """See `decoding.protocols.Runner`."""
+        return None
 
     def drafts_pay(self, sources: int) -> bool:
         """See `decoding.protocols.Runner`."""
@@ -116,7 +131,7 @@ class OrtRunner:
             if spec.name != ENCODER_SEQUENCE_OUTPUT
         }
         self._encode(token_ids, lengths, cross)
-        return OrtState(self.config, cross, lengths.copy())
+        return OrtState(self.config, cross, lengths.copy(), self_cache_dtype(self.bundle.precision))
 
     def encoder_output(
         self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]
@@ -137,7 +152,8 @@ class OrtRunner:
             InputTooLongError: a row would pass the model's last position.
         """
         query_length = token_ids.shape[1]
-        self._check_positions("decoder", int(state.lengths.max(initial=0)) + query_length)
+        longest = int(state.lengths.max(initial=0)) + query_length
+        check_positions("decoder", longest, self.config.max_sequence_length)
         state.reserve(query_length)
         if self._one_at_a_time and query_length > 1 and not _fits_int8_caches(state, query_length):
             return self._step_apart(state, token_ids, wanted)
@@ -145,6 +161,10 @@ class OrtRunner:
         outputs = binding.run(token_ids, state.lengths)
         state.advance(query_length)
         return outputs
+
+    def slots(self, copies: int) -> OrtSlots:
+        """See `decoding.protocols.SlotRunner`."""
+        return OrtSlots(copies)
 
     def _step_apart(
         self, state: OrtState, token_ids: NDArray[np.int64], wanted: Sequence[str]
@@ -176,8 +196,8 @@ class OrtRunner:
 
     def _padded(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         longest = token_ids.shape[1]
-        self._check_positions("encoder", longest)
-        return np.pad(token_ids, ((0, 0), (0, -longest % _SOURCE_MULTIPLE)))
+        check_positions("encoder", longest, self.config.max_sequence_length)
+        return np.pad(token_ids, ((0, 0), (0, -longest % SOURCE_MULTIPLE)))
 
     def _binding(
         self, state: OrtState, query_length: int, wanted: tuple[str, ...]
@@ -232,14 +252,7 @@ class OrtRunner:
     def _opened(self, graph: str) -> Any:
         path, repeat = self.bundle.graph(graph), graph != ENCODER
         session = open_session(path, self.device, self._threads, shapes_repeat=repeat)
-        return _checked_session(session, self._graphs[graph])
-
-    def _check_positions(self, side: str, length: int) -> None:
-        limit = self.config.max_sequence_length
-        if length > limit:
-            raise InputTooLongError(
-                f"The {side} was given {length} tokens; this model has {limit} positions."
-            )
+        return checked_session(session, self._graphs[graph])
 
 
 def _fits_int8_caches(state: OrtState, query_length: int) -> bool:
@@ -259,20 +272,3 @@ def _memory(spec: TensorSpec, axes: Mapping[str, int]) -> NDArray[Any]:
     """Zeros for a tensor whose named axes have these sizes."""
     shape = [axes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
     return np.zeros(shape, spec.dtype)
-
-
-def _checked_session(session: Any, spec: GraphSpec) -> Any:
-    """The session, if its graph takes and gives what the contract says."""
-    for tensors, found in (
-        (spec.inputs, session.get_inputs()),
-        (spec.outputs, session.get_outputs()),
-    ):
-        expected = [(tensor.name, list(tensor.shape)) for tensor in tensors]
-        given = [(tensor.name, list(tensor.shape)) for tensor in found]
-        if given != expected:
-            odd = next(pair for pair in zip_longest(expected, given) if pair[0] != pair[1])
-            raise BundleError(
-                f"The {spec.name} graph does not fit the bundle's config: expected {odd[0]}, "
-                f"found {odd[1]}. Export the checkpoint again."
-            )
-    return session

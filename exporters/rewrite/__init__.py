@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from bart_onnx.config import BartConfig
+from exporters.rewrite.device_counts import count_on_device
 from exporters.rewrite.flat_rows import fuse_norms, use_flat_rows
+from exporters.rewrite.half import use_bfloat16, use_float16
 from exporters.rewrite.int8_caches import use_int8_caches
 from exporters.rewrite.int8_linears import use_int8_weights
 from exporters.rewrite.packed_self_attention import pack_self_attention
@@ -23,4 +25,6 @@ REWRITES: Mapping[str, tuple[Rewrite, ...]] = {
         pack_self_attention,
         fuse_norms,
     ),
+    "fp16": (use_float16, count_on_device),
+    "bf16": (use_bfloat16, count_on_device),
 }

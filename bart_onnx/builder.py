@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.bundle import Bundle
+from bart_onnx.bundle import Bundle, is_bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import InputError, MissingPackageError
 from bart_onnx.locate import check_preset
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
+from bart_onnx.store import preset_path, shipped_path
 from bart_onnx.training_options import OptimizerOptions
 
 _NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "h5py", "tqdm")
@@ -71,6 +72,55 @@ def export_bundle(
             accept_quality_loss=accept_quality_loss,
         )
     )
+
+
+def export_engines(
+    preset: str,
+    output: Path | None = None,
+    precision: str = "fp32",
+    compute_capabilities: Sequence[str] = (),
+    max_batch: int | None = None,
+    max_source: int | None = None,
+    max_tokens: int | None = None,
+    **options: Any,
+) -> tuple[Bundle, list[Path]]:
+    """The bundle of a preset, exported if there is none, and TensorRT engines of it.
+
+    Args:
+        compute_capabilities: the cards, as in "sm89"; none means the GPU that is here.
+        max_batch, max_source, max_tokens: see `bart_onnx.engines.Limits`.
+        options: what `export_bundle` takes besides.
+
+    Raises:
+        MissingPackageError: TensorRT, or what exporting needs, is not installed.
+        InputError: a limit or a compute capability that cannot be had.
+        DeviceError: the GPU here is meant, and there is none.
+        ExportError, CheckpointError, PresetError, DownloadError: see `export_bundle`.
+    """
+    check_preset(preset)
+    missing = missing_packages()
+    if missing:
+        raise MissingPackageError(
+            f"To build engines one needs {', '.join(missing)}. Install them with: "
+            'pip install "bart_onnx[cpu,export,tensorrt]"'
+        )
+    from exporters.progress import Progress
+    from exporters.tensorrt import EngineRequest, build_engines, checked_request
+
+    cards = tuple(compute_capabilities) or EngineRequest.compute_capabilities
+    request = EngineRequest(cards, max_batch, max_source, max_tokens)
+    # What is asked in vain is said before an export of minutes.
+    checked_request(precision, request)
+    found = None if output is not None else _bundle_at(preset, precision)
+    bundle = found or export_bundle(preset, output, precision, **options)
+    return bundle, build_engines(bundle, request, Progress(options.get("show_progress", True)))
+
+
+def _bundle_at(preset: str, precision: str) -> Bundle | None:
+    """The bundle that a preset itself is, in this precision; None where it is none."""
+    path = shipped_path(preset) or preset_path(preset)
+    bundle = Bundle.open(path) if path is not None and is_bundle(path) else None
+    return bundle if bundle is not None and bundle.precision == precision else None
 
 
 def assemble_bundle(

@@ -4,38 +4,55 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from bart_onnx.builder import export_bundle
+from bart_onnx.builder import export_bundle, export_engines
 from bart_onnx.errors import BartOnnxError
-from bart_onnx.locate import PRECISIONS
+from bart_onnx.graphs import PRECISIONS
 from bart_onnx.presets import PRESETS
 from bart_onnx.store import home
+
+_ENGINES = ("compute_capabilities", "max_batch", "max_source", "max_tokens")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 for an error said, 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    _add_engines(parser)
+    options = parser.parse_args(arguments)
+    engines = {name: value for name in _ENGINES if (value := getattr(options, name)) is not None}
+    if engines and not options.tensorrt:
+        parser.error(f"--{next(iter(engines)).replace('_', '-')} is of --tensorrt")
     try:
-        bundle = export_bundle(
-            options.preset,
-            options.output,
-            options.precision,
-            allow_pickle=options.allow_pickle,
-            offline=options.offline,
-            show_progress=not options.quiet,
-            examples=options.examples,
-            accept_quality_loss=options.accept_quality_loss,
-        )
+        printed = _exported(options, engines)
     except BartOnnxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted; nothing was published.", file=sys.stderr)
         return 130
-    print(bundle.path)
+    print(*printed, sep="\n")
     return 0
+
+
+def _exported(options: argparse.Namespace, engines: Mapping[str, Any]) -> list[Path]:
+    """The bundle's directory, and those of its engines."""
+    asked: dict[str, Any] = {
+        "preset": options.preset,
+        "output": options.output,
+        "precision": options.precision,
+        "allow_pickle": options.allow_pickle,
+        "offline": options.offline,
+        "show_progress": not options.quiet,
+        "examples": options.examples,
+        "accept_quality_loss": options.accept_quality_loss,
+    }
+    if not options.tensorrt:
+        return [export_bundle(**asked).path]
+    bundle, directories = export_engines(**asked, **engines)
+    return [bundle.path, *directories]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "--examples",
         type=Path,
         metavar="FILE",
-        help='JSONL of "text" and "summary": int8 is measured on it, and refused if it loses much',
+        help='JSONL of "text" and "summary": what a precision loses is measured on it, and refused '
+        "if it is much",
     )
     parser.add_argument(
         "--accept-quality-loss",
@@ -78,6 +96,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--offline", action="store_true", help="take downloads from the cache only")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
+
+
+def _add_engines(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("TensorRT", "Needs pip install 'bart_onnx[tensorrt]'.")
+    group.add_argument("--tensorrt", action="store_true", help="build engines of the bundle too")
+    group.add_argument(
+        "--compute-capability",
+        nargs="+",
+        dest="compute_capabilities",
+        metavar="NAME",
+        help="the cards they are for, as in sm89; else the GPU that is here",
+    )
+    for name, what in (
+        ("--max-batch", "rows decoded together"),
+        ("--max-source", "tokens of a source"),
+        ("--max-tokens", "tokens that a row may come to have"),
+    ):
+        group.add_argument(name, type=int, metavar="N", help=f"the most {what}")
 
 
 if __name__ == "__main__":

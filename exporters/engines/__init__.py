@@ -1,0 +1,1 @@
+"""A graph's way to a TensorRT engine: parsed, checked, given its shapes, built."""

@@ -21,13 +21,14 @@ from bart_onnx.builder import assemble_bundle, export_bundle, export_command, sa
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BACKBONE_ARGUMENTS, BartConfig
 from bart_onnx.decoding.arrays import checked_prompts
+from bart_onnx.devices import CPU, Device
 from bart_onnx.errors import InputError, PresetError
 from bart_onnx.graphs import DECODER_SEQUENCE_OUTPUT, ENCODER_SEQUENCE_OUTPUT, LOGITS
 from bart_onnx.initializer import initialize
 from bart_onnx.locate import find_bundle
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.presets import PRESETS
-from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.runners.opening import BundleRunner, open_runner
 from bart_onnx.store import user_path
 from bart_onnx.weights import weight_shapes
 
@@ -92,7 +93,7 @@ class BartBackbone:
         load_weights: bool = True,
         *,
         precision: str = "fp32",
-        device: str = "cpu",
+        device: str | Device = CPU,
         threads: int | None = None,
         offline: bool = False,
         verify: bool = True,
@@ -104,7 +105,8 @@ class BartBackbone:
             preset: see `OnnxBartSeq2SeqLM.from_preset`.
             load_weights: with False it has the preset's numbers and random weights.
             precision: the bundle's precision.
-            device: where to run; "cpu".
+            device: where to run: "cpu", "cuda", "cuda:1", "tensorrt", "auto", or a
+                `bart_onnx.devices.Device`, which says more.
             threads: threads within an operator; None takes what affinity and cgroup allow.
             offline: use no network and export nothing.
             verify: compare every file of the bundle with its sha256.
@@ -140,7 +142,7 @@ class BartBackbone:
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, device: str = "cpu", threads: int | None = None
+        cls, bundle: Bundle, device: str | Device = CPU, threads: int | None = None
     ) -> BartBackbone:
         """The backbone of an opened bundle; its weights are read from it only when asked for."""
         backbone = cls.from_weights(
@@ -163,8 +165,8 @@ class BartBackbone:
         self._bundle: Bundle | None = None
         self._graphs: Bundle | None = None
         self._release: Callable[[], Any] | None = None
-        self._runner: OrtRunner | None = None
-        self._device = "cpu"
+        self._runner: BundleRunner | None = None
+        self._device: str | Device = CPU
         self._threads: int | None = None
 
     @property
@@ -231,10 +233,10 @@ class BartBackbone:
         return self._bundle
 
     @property
-    def runner(self) -> OrtRunner:
+    def runner(self) -> BundleRunner:
         """The bundle's graphs, opened at their first use."""
         if self._runner is None:
-            self._runner = OrtRunner(self.bundle, self._device, self._threads)
+            self._runner = open_runner(self.bundle, self._device, self._threads)
         return self._runner
 
     def open(self) -> None:

@@ -14,8 +14,9 @@ from bart_onnx.benchmarking.cases import cases
 from bart_onnx.benchmarking.children import Opening, measure
 from bart_onnx.benchmarking.plot import check_can_draw, draw
 from bart_onnx.benchmarking.table import markdown
+from bart_onnx.devices import CPU, NAMES
 from bart_onnx.errors import BartOnnxError, InputError
-from bart_onnx.locate import PRECISIONS
+from bart_onnx.graphs import PRECISIONS
 from bart_onnx.presets import PRESETS
 
 
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.plot is not None:
+            if options.device != CPU:
+                raise InputError("--plot draws a core's time; leave it out on another device.")
             check_can_draw()
         report = _report(options)
         print(markdown(report["cases"]))
@@ -45,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(options: argparse.Namespace) -> dict[str, Any]:
     cores = _pinned(options)
     threads = len(cores) if options.threads is None else options.threads
-    opening = Opening(options.preset, options.precision, threads, options.offline)
+    where = (options.precision, options.device)
+    opening = Opening(options.preset, *where, threads, options.offline)
     report: dict[str, Any] = {
         "preset": options.preset,
+        "device": options.device,
         **machine.description(),
         "cores": cores,
         "threads": threads,
@@ -58,7 +63,9 @@ def _report(options: argparse.Namespace) -> dict[str, Any]:
     for case in cases(options.source, options.tokens, options.beams, options.batch):
         print(f"measuring {case}", file=sys.stderr, flush=True)
         # Anew for each case: what memory gives depends on what the other cores read meanwhile.
-        bandwidth = machine.read_bandwidth(options.buffer_mib << 20)
+        # A GPU has memory of its own, which this process cannot time.
+        on_cpu = options.device == CPU
+        bandwidth = machine.read_bandwidth(options.buffer_mib << 20) if on_cpu else None
         report["cases"].append(measure(opening, case, options.repetitions, bandwidth))
     report["load_average_after"] = machine.load_average()
     return report
@@ -84,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--preset", required=True, metavar="NAME|URI|DIRECTORY", help="the model")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+    parser.add_argument(
+        "--device", default=CPU, metavar="NAME", help=f"{', '.join(NAMES)}; default: cpu"
+    )
     parser.add_argument("--offline", action="store_true", help="no network, and no export")
     _add_counts(parser, "--source", (512, 1022), "source lengths")
     _add_counts(parser, "--tokens", (64, 128), "new tokens, exactly")

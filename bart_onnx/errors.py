@@ -13,7 +13,14 @@
     |  |- BundleDamagedError                  ... because its bytes are not those that were written
     |  `- BundleFormatError                   ... because another version of this package wrote it
     |- DeviceError(RuntimeError)              a device or provider that is not there
+    |  `- DeviceMemoryError                   ... or that has too little free memory
     |- MissingPackageError(ImportError)       an optional package that the call needs
+    |- ServingError(RuntimeError)             a request that a scheduler did not take or not finish
+    |  |- QueueFullError                      ... because too many wait; it says when to ask again
+    |  |- SchedulerClosedError                ... because it is closing
+    |  |- RequestCancelledError               ... because who asked no longer wants it
+    |  |- DeadlineError(TimeoutError)         ... within its time
+    |  `- EngineError                         ... because running the model, or a function, failed
     |- DownloadError(OSError)                 a hub that did not answer or refused
     |- ExportError(RuntimeError)              an export that was stopped; nothing was published
     `- TrainingError(ArithmeticError)         training met a number that is not finite
@@ -93,8 +100,50 @@ class DeviceError(BartOnnxError, RuntimeError):
     """A device or execution provider asked for is not there."""
 
 
+class DeviceMemoryError(DeviceError):
+    """A device has too little free memory for what was asked.
+
+    Attributes:
+        divisible: whether a batch is to be decoded in halves because of it.
+    """
+
+    divisible = False
+
+
 class MissingPackageError(BartOnnxError, ImportError):
     """An optional package that the call needs is not installed."""
+
+
+class ServingError(BartOnnxError, RuntimeError):
+    """A scheduler did not take a request, or did not finish it."""
+
+
+class QueueFullError(ServingError):
+    """Too many requests wait.
+
+    Attributes:
+        retry_after: seconds after which to ask again, 1 to 30.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SchedulerClosedError(ServingError):
+    """A scheduler takes no more requests: it finishes those it has, or is closed."""
+
+
+class RequestCancelledError(ServingError):
+    """Who asked no longer wants the answer."""
+
+
+class DeadlineError(ServingError, TimeoutError):
+    """A request was not finished within its time."""
+
+
+class EngineError(ServingError):
+    """Running the model failed, or a function that a request brought with it."""
 
 
 class DownloadError(BartOnnxError, OSError):

@@ -15,9 +15,10 @@ from bart_onnx.answers import Model, stream
 from bart_onnx.bulk import CHUNK_TOKENS, Bulk, Outcome
 from bart_onnx.configured import Asked
 from bart_onnx.decoding.generation_config import for_summarization
+from bart_onnx.devices import CPU, NAMES
 from bart_onnx.errors import BartOnnxError, InputError, InputTruncatedWarning
+from bart_onnx.graphs import PRECISIONS
 from bart_onnx.input_lines import Fields, Inputs
-from bart_onnx.locate import PRECISIONS
 from bart_onnx.option_flags import add_option_flags, asked_options
 from bart_onnx.output_lines import Done, JsonLines, Output, OutputFile, PlainLines
 from bart_onnx.presets import PRESETS
@@ -65,6 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     lm = OnnxBartSeq2SeqLM.from_preset(
         options.preset,
         precision=options.precision,
+        device=options.device,
         threads=options.threads,
         offline=options.offline,
     )
@@ -183,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--preset", required=True, metavar="NAME|URI|DIRECTORY", help="the model")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+    parser.add_argument(
+        "--device", default=CPU, metavar="NAME", help=f"{', '.join(NAMES)}; default: {CPU}"
+    )
     parser.add_argument("--threads", type=int, help="default: the cores this process may use")
     parser.add_argument("--offline", action="store_true", help="no network, and no export")
     _add_inputs(parser)

@@ -19,7 +19,7 @@ from bart_onnx.fitting import BATCH_SIZE, Fitting, Rows
 from bart_onnx.locate import tokenizer_directory
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.presets import PRESETS
-from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.runners.opening import BundleRunner
 from bart_onnx.samplers import Sampler
 from bart_onnx.text_generator import TextGenerator
 from bart_onnx.training_options import Checkpointing, EarlyStopping, FitOptions
@@ -109,7 +109,7 @@ class OnnxBartSeq2SeqLM(TextGenerator):
         return cls(backbone, preprocessor, name=name, compile=compile)
 
     @property
-    def runner(self) -> OrtRunner:
+    def runner(self) -> BundleRunner:
         """The graphs that hold the backbone's weights as they are now."""
         return self.backbone.runner
 

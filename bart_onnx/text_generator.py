@@ -20,7 +20,7 @@ from bart_onnx.errors import InputError
 from bart_onnx.generation import Generation, Request, check_length, checked_stops
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.results import checked_report
-from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.runners.opening import BundleRunner
 from bart_onnx.samplers import Sampler
 from bart_onnx.streaming import in_threads
 from bart_onnx.text_inputs import prefixed
@@ -38,7 +38,7 @@ class TextGenerator:
     sampler: Sampler | None = None
 
     @property
-    def runner(self) -> OrtRunner:
+    def runner(self) -> BundleRunner:
         """The graphs, opened."""
         raise NotImplementedError(f"{type(self).__name__} must have a runner.")
 

@@ -64,6 +64,10 @@ def test_every_module_and_both_markers_are_in_the_wheel(names: list[str]) -> Non
     assert not missing, f"not in the wheel (is the package listed in pyproject.toml?): {missing}"
 
 
+def test_the_graph_that_moves_rows_is_in_the_wheel(names: list[str]) -> None:
+    assert "bart_onnx/runners/move_rows.onnx" in names
+
+
 def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     strangers = {top for top in tops if not top.endswith(".dist-info")} - set(PACKAGES)

@@ -13,13 +13,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from bart_onnx.backbone import BartBackbone
 from bart_onnx.benchmarking.cases import Case, check_fits
 from bart_onnx.benchmarking.clock import Trial, run_once
 from bart_onnx.benchmarking.machine import peak_bytes
 from bart_onnx.benchmarking.roofline import step_cache_bytes, step_weight_bytes
 from bart_onnx.errors import BartOnnxError
-from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.graphs import cache_names, decoder_step_graph
+from bart_onnx.runners.opening import BundleRunner
 
 
 def main() -> int:
@@ -31,6 +34,7 @@ def main() -> int:
         backbone = BartBackbone.from_preset(
             asked["preset"],
             precision=asked["precision"],
+            device=asked["device"],
             threads=asked["threads"],
             offline=asked["offline"],
         )
@@ -46,12 +50,13 @@ def main() -> int:
     return 0
 
 
-def figures(case: Case, runner: OrtRunner, trials: Sequence[Trial]) -> dict[str, Any]:
+def figures(case: Case, runner: BundleRunner, trials: Sequence[Trial]) -> dict[str, Any]:
     """What `children` puts together: lists of seconds, and what they are to be held against."""
     steps = [step for trial in trials for step in trial.steps]
     return {
         "case": asdict(case),
         "precision": runner.bundle.precision,
+        "device": runner.device,
         "end_to_end_seconds": [trial.seconds for trial in trials],
         "first_token_seconds": [trial.first_token for trial in trials],
         "encoder_seconds": [trial.encoder for trial in trials],
@@ -69,20 +74,28 @@ def figures(case: Case, runner: OrtRunner, trials: Sequence[Trial]) -> dict[str,
     }
 
 
-def _step_bytes(case: Case, runner: OrtRunner, trials: Sequence[Trial]) -> float:
+def _step_bytes(case: Case, runner: BundleRunner, trials: Sequence[Trial]) -> float:
     """What a step must read, on average."""
     config = runner.config
+    graph = decoder_step_graph(config, runner.bundle.precision)
+    dtypes = {spec.name: spec.dtype for spec in graph.inputs}
+    names = cache_names(0)
     weights = step_weight_bytes(config, runner.bundle.precision)
     caches = [
         step_cache_bytes(
             config,
-            cross=trial.cross_bytes * (step.rows // case.beams) * case.source,
-            own=trial.own_bytes * step.rows * (step.past + 1),
+            cross=_number_bytes(dtypes[names.cross_key]) * (step.rows // case.beams) * case.source,
+            own=_number_bytes(dtypes[names.self_key]) * step.rows * (step.past + 1),
         )
         for trial in trials
         for step in trial.steps
     ]
     return weights + (statistics.fmean(caches) if caches else 0.0)
+
+
+def _number_bytes(dtype: str) -> int:
+    """Bytes of one number; numpy has no bfloat16."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
 if __name__ == "__main__":

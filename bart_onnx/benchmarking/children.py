@@ -22,17 +22,21 @@ class Opening:
 
     preset: str
     precision: str
+    device: str
     threads: int
     offline: bool
 
 
-def measure(opening: Opening, case: Case, repetitions: int, bandwidth: float) -> dict[str, Any]:
+def measure(
+    opening: Opening, case: Case, repetitions: int, bandwidth: float | None
+) -> dict[str, Any]:
     """The figures of one case.
 
     Args:
         repetitions: timed generations, after one that is not.
         bandwidth: bytes that memory gives in a second of one core, against which a step's core
-            time is held: both leave out the time that a core spent on other processes.
+            time is held: both leave out the time that a core spent on other processes. None where
+            steps do not read it.
 
     Raises:
         InputError: the preset cannot be opened, or the case is longer than the model's positions.
@@ -56,12 +60,12 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _reported(found: Mapping[str, Any], bandwidth: float) -> dict[str, Any]:
+def _reported(found: Mapping[str, Any], bandwidth: float | None) -> dict[str, Any]:
     case = found["case"]
     timed = {name: spread(found[name]) for name in found if name.endswith("_seconds")}
     tokens = case["batch"] * case["tokens"]
     step = timed["step_cpu_seconds"]
-    bound = found["step_bytes"] / bandwidth
+    bound = found["step_bytes"] / bandwidth if bandwidth else None
     end_to_end = timed["end_to_end_seconds"]
     assert end_to_end is not None
     return {
@@ -71,9 +75,10 @@ def _reported(found: Mapping[str, Any], bandwidth: float) -> dict[str, Any]:
         "bytes_per_second": bandwidth,
         "step_bytes": found["step_bytes"],
         "step_bound_seconds": bound,
-        "share_of_bandwidth": bound / step["median"] if step else None,
+        "share_of_bandwidth": bound / step["median"] if step and bound else None,
         "share_of_core": found["share_of_core"],
         "peak_bytes": found["peak_bytes"],
         "bundle_bytes": found["bundle_bytes"],
         "precision": found["precision"],
+        "device": found["device"],
     }

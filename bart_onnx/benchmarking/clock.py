@@ -15,8 +15,7 @@ from bart_onnx.config import BartConfig
 from bart_onnx.configured import Asked, ConfiguredCall
 from bart_onnx.decoding.generation_config import decoding_options
 from bart_onnx.decoding.options import DecodingOptions
-from bart_onnx.runners.cache import OrtState
-from bart_onnx.runners.ort import OrtRunner
+from bart_onnx.runners.opening import BundleRunner
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ class Trial:
             cores gave the process meanwhile.
         first_token: seconds until the first batch's rows had a token each.
         steps: those after the first token; a call that needs several batches has those of all.
-        cross_bytes, own_bytes: of one number in the cross caches, and in the self caches.
     """
 
     seconds: float = 0.0
@@ -59,8 +57,6 @@ class Trial:
     cpu_encoder: float = 0.0
     first_token: float = 0.0
     steps: list[Step] = field(default_factory=list)
-    cross_bytes: int = 4
-    own_bytes: int = 4
 
 
 class ClockedRunner:
@@ -70,15 +66,13 @@ class ClockedRunner:
         encoder, cpu_encoder: in the encoder so far; see `Trial`.
         cpu_stepped: what all cores gave the process in the last step.
         rows, past: of the last step.
-        cross_bytes, own_bytes: of one number in the caches; see `Trial`.
         is_new: whether the encoder has run since this was last set to False.
     """
 
-    def __init__(self, runner: OrtRunner) -> None:
+    def __init__(self, runner: BundleRunner) -> None:
         self._runner = runner
         self.encoder = self.cpu_encoder = self.cpu_stepped = 0.0
         self.rows = self.past = 0
-        self.cross_bytes = self.own_bytes = 4
         self.is_new = False
 
     @property
@@ -91,23 +85,26 @@ class ClockedRunner:
         """The runner's own."""
         return self._runner.tokens_at_once
 
+    @property
+    def batch_tokens(self) -> int | None:
+        """The runner's own."""
+        return self._runner.batch_tokens
+
     def drafts_pay(self, sources: int) -> bool:
         """Never: every step that is timed gives one token."""
         return False
 
-    def encode(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> OrtState:
+    def encode(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Any:
         """The runner's own, timed."""
         started, cpu_started = time.perf_counter(), time.process_time()
         state = self._runner.encode(token_ids, lengths)
         self.encoder += time.perf_counter() - started
         self.cpu_encoder += time.process_time() - cpu_started
-        self.cross_bytes = next(iter(state.cross.values())).itemsize
-        self.own_bytes = state.own[0].itemsize
         self.is_new = True
         return state
 
     def step(
-        self, state: OrtState, token_ids: NDArray[np.int64], wanted: Sequence[str]
+        self, state: Any, token_ids: NDArray[np.int64], wanted: Sequence[str]
     ) -> Mapping[str, NDArray[np.generic]]:
         """The runner's own, timed."""
         self.rows, self.past = len(token_ids), int(state.lengths.max())
@@ -117,7 +114,7 @@ class ClockedRunner:
         return outputs
 
 
-def run_once(runner: OrtRunner, case: Case) -> Trial:
+def run_once(runner: BundleRunner, case: Case) -> Trial:
     """Generate `case.tokens` tokens for every row, and time it."""
     clocked, config = ClockedRunner(runner), runner.config
     call = ConfiguredCall(clocked, None, Asked(_options(case, config)))
@@ -143,7 +140,6 @@ def run_once(runner: OrtRunner, case: Case) -> Trial:
     trial.seconds = time.perf_counter() - started
     trial.cpu_seconds = time.process_time() - cpu_started
     trial.encoder, trial.cpu_encoder = clocked.encoder, clocked.cpu_encoder
-    trial.cross_bytes, trial.own_bytes = clocked.cross_bytes, clocked.own_bytes
     return trial
 
 

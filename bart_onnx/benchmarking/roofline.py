@@ -7,7 +7,7 @@ import math
 from bart_onnx.config import BartConfig
 from bart_onnx.weights import LM_HEAD, TOKEN_EMBEDDING, weight_shapes
 
-_WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 0.5}
+_WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int4": 0.5}
 # Of the cross-attention, these are read once a source and not in each step.
 _ONCE = (".cross_attention.key.", ".cross_attention.value.")
 

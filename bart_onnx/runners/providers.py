@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bart_onnx.errors import BundleDamagedError, DeviceError, InputError, MissingPackageError
+from bart_onnx.runners.cuda_libraries import lacks, preload
+from bart_onnx.runners.device_errors import device_error, is_of_memory
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INSTALL = {"cpu": 'pip install "bart_onnx[cpu]"', "cuda": 'pip install "bart_onnx[gpu]"'}
@@ -24,6 +28,8 @@ _FLAVOURS = (
     "onnxruntime-openvino",
     "onnxruntime-qnn",
 )
+# What onnxruntime says when it is the device, and not the graph, that a session fails for.
+_OF_THE_DEVICE = re.compile(r"CUDA|CUDNN|cublas|graph capture", re.IGNORECASE)
 
 
 # Between operators a thread looks for work so many microseconds, and then sleeps. With a busy
@@ -32,17 +38,25 @@ _FLAVOURS = (
 _SPIN_MICROSECONDS = 25
 
 
-def open_session(path: Path, device: str, threads: int | None, shapes_repeat: bool = True) -> Any:
+def open_session(
+    path: Path,
+    device: str,
+    threads: int | None,
+    provider_options: Mapping[str, str] | None = None,
+    shapes_repeat: bool = True,
+) -> Any:
     """An onnxruntime session of the graph at `path` on `device`.
 
     Args:
         device: "cpu" or "cuda".
         threads: threads within an operator; None means `available_cores()`.
+        provider_options: onnxruntime's options of the device's provider.
         shapes_repeat: whether to plan the memory of each new shape as one block. For shapes that
             rarely come again that block is memory beside what is there already.
 
     Raises:
-        DeviceError: onnxruntime has no provider for the device, or did not activate it.
+        DeviceError: onnxruntime has no provider for the device, or did not activate it; what the
+            machine lacks is named.
         BundleDamagedError: onnxruntime cannot read the graph.
         MissingPackageError: no onnxruntime is installed.
     """
@@ -53,19 +67,45 @@ def open_session(path: Path, device: str, threads: int | None, shapes_repeat: bo
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
     options.enable_mem_pattern = shapes_repeat
     options.log_severity_level = 3
+    if device != "cpu":
+        preload(onnxruntime)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        # Without its own fallback, which prints and goes on with another provider.
+        session = onnxruntime.InferenceSession(
+            path, options, [provider], [dict(provider_options or {})], enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's errors share no base class but Exception
+        if device != "cpu" and is_of_memory(error):
+            index = int((provider_options or {}).get("device_id", 0))
+            raise device_error(error, device, index, f"opening {path.name}") from error
+        if device != "cpu" and _OF_THE_DEVICE.search(str(error)):
+            raise DeviceError(_not_opened(onnxruntime, device, str(error))) from error
         raise BundleDamagedError(
             f"onnxruntime {onnxruntime.__version__} cannot open {path}: {error}. Verify the "
             "bundle, or export it again."
         ) from error
     if provider not in session.get_providers():
-        raise DeviceError(
-            f"Device {device!r} needs {provider}; onnxruntime opened {path.name} with "
-            f"{', '.join(session.get_providers())} instead."
-        )
+        opened = f"onnxruntime opened {path.name} with {', '.join(session.get_providers())} instead"
+        raise DeviceError(_not_opened(onnxruntime, device, opened))
     return session
+
+
+def _not_opened(onnxruntime: ModuleType, device: str, reason: str) -> str:
+    missing = [str(lack) for lack in lacks(str(getattr(onnxruntime, "cuda_version", "")))]
+    said = "; ".join(missing) or "nothing that can be seen: run python -m bart_onnx.doctor"
+    return (
+        f"Device {device!r} needs {_PROVIDERS[device]}, which is not active: "
+        f"{' '.join(reason.split())[:300]}. Missing here: {said}"
+    )
+
+
+def available_providers() -> list[str]:
+    """The providers of the installed onnxruntime.
+
+    Raises:
+        MissingPackageError: no onnxruntime is installed.
+    """
+    return list(_onnxruntime().get_available_providers())
 
 
 def available_cores() -> int:

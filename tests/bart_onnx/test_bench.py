@@ -19,7 +19,7 @@ SMALL = ("--source", "8", "--tokens", "3", "--repetitions", "1", "--buffer-mib",
 RUN_KEYS = {
     *("preset", "processor", "system", "python", "numpy", "onnxruntime", "cores_of_machine"),
     *("cores", "threads", "repetitions", "load_average_before", "load_average_after"),
-    "cases",
+    *("device", "cases"),
 }
 CASE_KEYS = {
     *("source", "tokens", "beams", "batch", "precision", "tokens_per_second", "share_of_core"),
@@ -32,6 +32,7 @@ CASE_KEYS = {
         "share_of_bandwidth",
         "peak_bytes",
         "bundle_bytes",
+        "device",
     ),
 }
 
@@ -64,6 +65,26 @@ def test_a_case_of_one_token_has_no_step():
     (case,) = json.loads(done.stdout.splitlines()[-1])["cases"]
     assert case["step_seconds"] is None
     assert case["share_of_bandwidth"] is None
+
+
+def test_another_device_is_not_held_against_the_cpus_memory():
+    done = bench(*SMALL, "--beams", "1", "--batch", "1", "--device", "auto")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    (case,) = report["cases"]
+    assert report["device"] == "auto"
+    assert case["device"] in ("cpu", "cuda")
+    assert case["bytes_per_second"] is None is case["share_of_bandwidth"]
+    assert case["step_seconds"]["median"] > 0
+
+
+def test_a_device_that_is_not_there_is_said():
+    done = bench(*SMALL, "--device", "tpu")
+    assert done.returncode == 1
+    assert "Device 'tpu' is unknown" in done.stderr
+    done = bench(*SMALL, "--device", "cuda", "--plot", "steps.png")
+    assert done.returncode == 1
+    assert "--plot draws a core's time" in done.stderr
 
 
 def test_what_is_too_long_for_the_model_is_refused():

@@ -1,0 +1,104 @@
+"""Where states get their blocks from, and how a device is asked for anything at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.errors import BartOnnxError, DeviceError, DeviceMemoryError
+from bart_onnx.runners.blocks import Block, CacheKind, Lease, Placement, Pool
+from bart_onnx.runners.device_errors import device_error
+from bart_onnx.runners.row_moves import RowMover
+
+RowArray: TypeAlias = NDArray[np.intp]
+
+
+class Caches:
+    """The blocks of one runner, and the moves between them.
+
+    Args:
+        divisible: whether a batch that finds no room is to be divided.
+        forget: told the number of a block that is no more.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        kind: CacheKind,
+        divisible: bool,
+        forget: Callable[[int], None],
+    ) -> None:
+        self.kind, self._placement, self._divisible = kind, placement, divisible
+        self._told = forget
+        self._mover = RowMover(placement)
+        self._pool = Pool(placement, kind, self._forget)
+        self._blank = _blank(placement, kind)
+        self._process = os.getpid()
+        # What is bound belongs to one thread at a time.
+        self._lock = threading.RLock()
+
+    def for_sources(self, sources: int, length: int) -> Lease:
+        """A block for the cross caches of so many sources; its content is not defined."""
+        with self.asking(f"caches of {sources} sources of {length} tokens"):
+            return self._pool.take(sources, length, "cross")
+
+    def for_rows(self, rows: int, length: int) -> Lease:
+        """A block of zeros for self caches: attention multiplies what is not yet written by a
+        probability of zero, which only finite values survive.
+        """
+        with self.asking(f"caches of {rows} rows of {length} tokens"):
+            lease = self._pool.take(rows, length, "own")
+            self._mover.move(self._blank, lease.block, np.zeros(rows, np.int64))
+            return lease
+
+    def moved(self, lease: Lease, rows: RowArray, length: int) -> Lease:
+        """A block of so many rows whose row i is row `rows[i]` of another."""
+        with self.asking(f"moving {len(rows)} rows of {length} tokens"):
+            target = self._pool.take(len(rows), length, lease.block.use)
+            self._mover.move(lease.block, target.block, rows.astype(np.int64))
+            return target
+
+    @contextmanager
+    def asking(self, doing: str) -> Iterator[None]:
+        """Ask the device, alone; what it answers amiss is raised as an error of this package.
+
+        Raises:
+            DeviceMemoryError: it has too little free memory.
+            DeviceError: it failed, or this process is not the one that opened it.
+        """
+        if self._process != os.getpid():
+            raise DeviceError(
+                "A GPU cannot be used in a process forked after it was opened. Start processes "
+                'with the method "spawn", or open the model in the child.'
+            )
+        try:
+            with self._lock:
+                yield
+        except DeviceMemoryError as error:
+            error.divisible = self._divisible
+            raise
+        except BartOnnxError:
+            raise
+        except Exception as error:  # onnxruntime's errors share no base class but Exception
+            told = device_error(error, self._placement.memory, self._placement.index, doing)
+            if isinstance(told, DeviceMemoryError):
+                told.divisible = self._divisible
+            raise told from error
+
+    def _forget(self, number: int) -> None:
+        self._mover.forget(number)
+        self._told(number)
+
+
+def _blank(placement: Placement, kind: CacheKind) -> Block:
+    """One row of zeros, one token long."""
+    block = Block(placement, kind, 1, 1)
+    block.value = placement.copied(np.zeros(block.as_float32(), np.float32))
+    block.address = block.value.data_ptr()
+    return block

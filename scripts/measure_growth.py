@@ -53,8 +53,8 @@ def main() -> None:
         lm.generate(inputs, num_beams=beams, max_new_tokens=options.tokens, min_new_tokens=1)
         before, done = done, done + batch
         if done // 100 > before // 100:
-            sizes[done // 100 * 100] = resident_bytes()
-            print(json.dumps({"texts": done, "MiB": round(resident_bytes() / 2**20, 1)}), flush=True)
+            sizes[done // 100 * 100] = size = resident_bytes()
+            print(json.dumps({"texts": done, "MiB": round(size / 2**20, 1)}), flush=True)
     first, last = sizes[100], sizes[max(sizes)]
     largest = max(sizes.values())
     growth = {"last": last - first, "largest": largest - first}

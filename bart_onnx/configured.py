@@ -71,6 +71,21 @@ class Batch:
         return np.array(self.texts.owners, np.int64)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be decoded for one batch.
+
+    Attributes:
+        limits: the longest that each row may become, prompt included, int64 [rows].
+        refused: why some rows cannot be continued.
+    """
+
+    prompts: Prompts
+    limits: IdArray
+    task: Task
+    refused: dict[int, str]
+
+
 class ConfiguredCall:
     """One call. Its batches share one stretch of random numbers."""
 
@@ -108,6 +123,15 @@ class ConfiguredCall:
         Returns:
             The searches, and why some rows are in none of them.
         """
+        plan = self.plan(batch)
+        return decode(self._runner, plan.prompts, plan.limits, plan.task), plan.refused
+
+    def plan(self, batch: Batch) -> Plan:
+        """What is to be decoded for a batch; its random numbers are those after the last batch's.
+
+        Raises:
+            InputError: a prompt has ids that the model does not.
+        """
         prompts, limits, refused = self._checked_prompts(batch)
         options, preprocessor = self._asked.options, self._preprocessor
         completes = None
@@ -127,7 +151,7 @@ class ConfiguredCall:
         )
         self._rows += len(batch.sources)
         self._inputs += int(batch.owners.max(initial=-1)) + 1
-        return decode(self._runner, prompts, limits, task), refused
+        return Plan(prompts, limits, task, refused)
 
     def run(self, batch: Batch) -> tuple[list[tuple[Hypothesis, ...]], dict[int, str]]:
         """Hypotheses of every row, () of those that failed; and why those did."""

@@ -96,12 +96,32 @@ class ToyState:
         self.histories = [list(self.histories[row]) for row in rows]
 
 
+class ToySlots:
+    """Rows that come and go."""
+
+    def __init__(self, copies):
+        self.copies, self.rows = copies, ToyState([], [], 0)
+
+    def join(self, other):
+        assert len(other.sources) == len(other.histories)
+        rows, width = self.rows, max(self.rows.width, other.width)
+        histories = [list(history) for history in other.histories for _ in range(self.copies)]
+        self.rows = ToyState(rows.sources + list(other.sources), rows.histories + histories, width)
+
+    def select(self, rows, since=0):
+        if len(rows):
+            self.rows.select(rows, since)
+        else:
+            self.rows = ToyState([], [], 0)
+
+
 class ToyRunner:
     """Encodes to a source's first token and length; records the shape of every step."""
 
     def __init__(self, config):
         self.config = config
         self.tokens_at_once = 64
+        self.batch_tokens = None
         self.steps = []
 
     def drafts_pay(self, sources):
@@ -113,6 +133,9 @@ class ToyRunner:
     def encode(self, token_ids, lengths):
         sources = list(zip(token_ids[:, 0].tolist(), lengths.tolist(), strict=True))
         return ToyState(sources, [[] for _ in lengths], token_ids.shape[1])
+
+    def slots(self, copies):
+        return ToySlots(copies)
 
     def step(self, state, token_ids, wanted):
         self.steps.append(token_ids.shape)

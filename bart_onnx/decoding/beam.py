@@ -8,7 +8,7 @@ prompt's end, leaves when its answer is known, and depends on no other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Generic
 
 import numpy as np
@@ -23,6 +23,7 @@ from bart_onnx.decoding.prompts import (
     encode,
     fewest_moves,
     first_stops,
+    in_halves,
     read_prompts,
 )
 from bart_onnx.decoding.protocols import AnyState, Runner
@@ -41,8 +42,9 @@ def beam_search(
     if sampler.freeze_ended_beams:
         logits = runner.config.vocabulary_size * sampler.num_beams
         logits = logits if LOGITS in search.wanted else 1
-        for rows in batches(prompts, logits, copies=sampler.num_beams):
-            search.run(rows, prompts.prompt_lengths[rows])
+        most = runner.batch_tokens
+        for rows in batches(prompts, logits, copies=sampler.num_beams, tokens=most):
+            list(in_halves(rows, search.each))
     else:
         rows = np.arange(len(prompts.prompt_lengths))
         start = int(prompts.prompt_lengths.min(initial=width))
@@ -102,6 +104,11 @@ class _BeamSearch(Generic[AnyState]):
                 expanded = True
             outputs = self._runner.step(state, self._written(beams, positions), self.wanted)
             probabilities, candidates = self._best(outputs, beams.scores.shape)
+
+    def each(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+        """Search these rows, each from its own prompt's end on, and tell which they were."""
+        self.run(rows, self._prompts.prompt_lengths[rows])
+        yield rows
 
     def _read(
         self, state: AnyState, rows: NDArray[np.intp], lengths: IdArray

@@ -6,7 +6,7 @@ Rows are independent: each starts at its own prompt's end and leaves at its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Generic
 
 import numpy as np
@@ -19,6 +19,7 @@ from bart_onnx.decoding.prompts import (
     batches,
     encode,
     fewest_moves,
+    in_halves,
     read_prompts,
 )
 from bart_onnx.decoding.protocols import AnyState, Runner
@@ -37,8 +38,8 @@ def contrastive_search(
     """Continue each prompt to its first stop token or to the full width."""
     search = _ContrastiveSearch(runner, prompts, sampler, stops)
     logits = runner.config.vocabulary_size * sampler.k if LOGITS in search.wanted else 1
-    for rows in batches(prompts, logits, copies=sampler.k):
-        search.run(rows)
+    for rows in batches(prompts, logits, copies=sampler.k, tokens=runner.batch_tokens):
+        list(in_halves(rows, search.each))
     return Generated(search.token_ids, search.lengths)
 
 
@@ -56,6 +57,11 @@ class _ContrastiveSearch(Generic[AnyState]):
         self.wanted = wanted_for_likeliest(sampler.k, sampler.temperature)
         self.token_ids = prompts.decoder_token_ids.copy()
         self.lengths = np.full(len(self.token_ids), self.token_ids.shape[1], np.int64)
+
+    def each(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+        """Search these rows, and tell which they were."""
+        self.run(rows)
+        yield rows
 
     def run(self, rows: NDArray[np.intp]) -> None:
         """Search these rows."""

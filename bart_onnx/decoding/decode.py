@@ -5,7 +5,7 @@ It moves caches as a search asks for, and knows nothing of how tokens are chosen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from bart_onnx.decoding.greedy import GreedySearch
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.hypotheses import BeamHypotheses
-from bart_onnx.decoding.prompts import Prompts, batches, encode, fewest_moves, read_prompts
+from bart_onnx.decoding.prompts import (
+    Prompts,
+    batches,
+    encode,
+    fewest_moves,
+    in_halves,
+    read_prompts,
+)
 from bart_onnx.decoding.protocols import AnyState, Runner
 from bart_onnx.decoding.search import Search, Task
 from bart_onnx.decoding.single import SingleSearch
@@ -32,14 +39,19 @@ def decode(
     Args:
         limits: the longest that each row may become, prompt included, int64 [rows].
     """
-    kind = _kind(task)
+    kind = kind_of(task)
     copies = task.options.copies
     logits = runner.config.vocabulary_size * copies if task.scoring.needs_all else 1
-    for numbers in batches(prompts, logits, copies):
-        yield from _run(runner, prompts, kind(task, prompts, numbers, limits))
+
+    def run(numbers: NDArray[np.intp]) -> Iterator[Search]:
+        return _run(runner, prompts, kind(task, prompts, numbers, limits))
+
+    for numbers in batches(prompts, logits, copies, runner.batch_tokens):
+        yield from in_halves(numbers, run)
 
 
-def _kind(task: Task) -> type[Search]:
+def kind_of(task: Task) -> type[Search]:
+    """What searches for that."""
     options = task.options
     if options.num_beams > 1:
         return BeamHypotheses
@@ -50,8 +62,12 @@ def _run(runner: Runner[AnyState], prompts: Prompts, search: Search) -> Iterator
     """One batch."""
     numbers, wanted, copies = search.rows.numbers, search.task.wanted, search.copies
     state = encode(runner, prompts, numbers)
-    search.choose(_read(runner, prompts, state, search), shared=True)
-    expanded = copies == 1
+    token_ids = prompts.decoder_token_ids[numbers]
+    search.choose(read(runner, state, token_ids, search.rows.lengths, wanted), shared=True)
+    if copies > 1:
+        # Before anything is told: a batch that finds no room for its copies can still be divided.
+        state.expand(copies)
+    told_apart = False
     while True:
         yield search
         sources = len(search.alive)
@@ -59,14 +75,11 @@ def _run(runner: Runner[AnyState], prompts: Prompts, search: Search) -> Iterator
         if not len(order):
             return
         taken = search.take(order)
-        if not expanded:
-            # Until now the copies of a source had nothing that told them apart.
-            if len(order) < sources:
-                state.select(order)
-            state.expand(copies)
-            expanded = True
-        elif len(order) < sources or (taken != np.arange(len(taken))).any():
+        # At first the copies of a source have nothing that tells them apart.
+        moved = told_apart and (taken != np.arange(len(taken))).any()
+        if len(order) < sources or moved:
             state.select(taken, search.since)
+        told_apart = True
         token_ids = search.feed(_room(runner, state))
         search.choose(runner.step(state, token_ids, wanted))
         if token_ids.shape[1] > 1:
@@ -82,19 +95,24 @@ def _room(runner: Runner[AnyState], state: AnyState) -> int:
     return runner.config.max_sequence_length - int(lengths.max()) - 1
 
 
-def _read(
-    runner: Runner[AnyState], prompts: Prompts, state: AnyState, search: Search
+def read(
+    runner: Runner[AnyState],
+    state: AnyState,
+    token_ids: IdArray,
+    lengths: IdArray,
+    wanted: Sequence[str],
 ) -> dict[str, NDArray[Any]]:
-    """Feed every source its prompt; the outputs after each one's last token, [sources, 1, ...]."""
-    rows = search.rows
+    """Feed every source its prompt; the outputs after each one's last token, [sources, 1, ...].
+
+    Args:
+        token_ids: int64 [sources, width], of which `lengths` [sources] count; equal lengths stand
+            side by side.
+    """
     outputs: dict[str, NDArray[Any]] = {}
-    token_ids = prompts.decoder_token_ids[rows.numbers]
-    for some, columns, found in read_prompts(
-        runner, state, token_ids, rows.prompt_lengths, search.task.wanted
-    ):
-        if columns.stop != rows.prompt_lengths[some.start]:
+    for some, columns, found in read_prompts(runner, state, token_ids, lengths, wanted):
+        if columns.stop != lengths[some.start]:
             continue
-        for name in search.task.wanted:
+        for name in wanted:
             last = found[name][:, -1:]
             whole = outputs.setdefault(
                 name, np.empty((len(token_ids), *last.shape[1:]), last.dtype)

@@ -121,6 +121,10 @@ class Drafts:
         """Keep those rows, in that order."""
         self._rows = [self._rows[row] for row in order.tolist()]
 
+    def join(self, other: Drafts) -> None:
+        """Put another's rows behind these."""
+        self._rows += other._rows
+
     def feed(self, token_ids: IdArray, lengths: IdArray, rooms: IdArray) -> Feed:
         """Every row's last token and its draft.
 

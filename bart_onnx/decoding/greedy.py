@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,3 +99,9 @@ class GreedySearch(SingleSearch):
         super()._take(order)
         if self._drafts is not None:
             self._drafts.take(order)
+
+    def _join(self, other: Self) -> None:
+        super()._join(other)
+        self._spoiled |= other._spoiled
+        if self._drafts is not None and other._drafts is not None:
+            self._drafts.join(other._drafts)

@@ -10,7 +10,7 @@ earlier beam and the likelier token come first; transformers leaves that open.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bart_onnx.decoding.candidates import Outputs, ScoreArray
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
+from bart_onnx.decoding.rows import widened
 from bart_onnx.decoding.scoring import NO_TOKEN_LEFT, NOT_FINITE, beams_looked_at, forbidding
 from bart_onnx.decoding.search import Search, Task
 
@@ -260,6 +261,15 @@ class BeamHypotheses(Search):
         self._kept_scores = self._kept_scores[order]
         self._kept_lengths, self._kept_done = self._kept_lengths[order], self._kept_done[order]
         self._improvable = self._improvable[order]
+
+    def _join(self, other: Self) -> None:
+        width = self._token_ids.shape[-1]
+        for name in ("_scores", "_slots", "_kept_scores", "_kept_lengths", "_kept_done"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
+        self._improvable = np.concatenate([self._improvable, other._improvable])
+        for name, track in self._kept.items():
+            both = [widened(each, 2, width) for each in (track, other._kept[name])]
+            self._kept[name] = np.concatenate(both)
 
 
 def _lines_of(lines: NDArray[np.intp], parents: NDArray[np.intp]) -> NDArray[np.intp]:

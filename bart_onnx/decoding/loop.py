@@ -25,6 +25,7 @@ from bart_onnx.decoding.prompts import (
     batches,
     encode,
     fewest_moves,
+    in_halves,
     read_prompts,
 )
 from bart_onnx.decoding.protocols import AnyState, Runner
@@ -179,8 +180,8 @@ class _Sampling(Generic[AnyState]):
         """Run; after each step what it has come to."""
         vocabulary_size = self._runner.config.vocabulary_size
         logits = vocabulary_size if LOGITS in self._sampler.wanted else 1
-        for numbers in batches(self._prompts, logits):
-            yield from self._run_batch(numbers)
+        for numbers in batches(self._prompts, logits, tokens=self._runner.batch_tokens):
+            yield from in_halves(numbers, self._run_batch)
 
     def _run_batch(self, numbers: NDArray[np.intp]) -> Iterator[Progress]:
         """Fill these rows of the token ids and set their lengths."""

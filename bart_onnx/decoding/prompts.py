@@ -5,15 +5,16 @@ It knows no sampler.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.decoding.protocols import AnyState, Runner
+from bart_onnx.errors import DeviceMemoryError
 
 # Tokens that the caches of rows decoded together may come to hold, source and result alike. Larger
 # batches gain little; one of bart-large takes up to 3 GB.
@@ -25,6 +26,7 @@ _BATCH_LOGITS = 1 << 24
 _START_TOKENS = 2
 
 IdArray = NDArray[np.int64]
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class Generated:
     efforts: Efforts | None = None
 
 
-def batches(prompts: Prompts, logits: int = 1, copies: int = 1) -> Iterator[NDArray[np.intp]]:
+def batches(
+    prompts: Prompts, logits: int = 1, copies: int = 1, tokens: int | None = None
+) -> Iterator[NDArray[np.intp]]:
     """Rows to decode together: those of like source length, within the budgets.
 
     A prompt that fills the width has nothing to generate and is in no batch.
@@ -99,18 +103,46 @@ def batches(prompts: Prompts, logits: int = 1, copies: int = 1) -> Iterator[NDAr
     Args:
         logits: how many each step gives for a row; 1 where none are wanted.
         copies: rows that are decoded for each of the prompts'.
+        tokens: the budget of tokens; None for the usual, see `Runner.batch_tokens`.
     """
+    budget = _BATCH_TOKENS if tokens is None else tokens
     rows = np.flatnonzero(prompts.prompt_lengths < prompts.decoder_token_ids.shape[1])
     rows = rows[np.argsort(-prompts.encoder_lengths[rows], kind="stable")]
     most = max(1, _BATCH_LOGITS // logits)
     width = prompts.decoder_token_ids.shape[1]
     while len(rows):
-        tokens = copies * (int(prompts.encoder_lengths[rows[0]]) + width)
-        count = max(1, _BATCH_TOKENS // tokens)
+        longest = copies * (int(prompts.encoder_lengths[rows[0]]) + width)
+        count = max(1, budget // longest)
         batch = rows[: min(count, most)]
         # Rows of one prompt length stand side by side, so that they share their prompt's steps.
         yield batch[np.argsort(prompts.prompt_lengths[batch], kind="stable")]
         rows = rows[len(batch) :]
+
+
+def in_halves(
+    rows: NDArray[np.intp], run: Callable[[NDArray[np.intp]], Iterator[Told]]
+) -> Iterator[Told]:
+    """What `run` tells of these rows; where the device has no room for them, of half and half.
+
+    Only where the error says so, and as long as nothing has been told: nothing is told twice.
+
+    Raises:
+        DeviceMemoryError: there is no room for a row alone, or none is left later on.
+    """
+    told = run(rows)
+    try:
+        first = next(told)
+    except StopIteration:
+        return
+    except DeviceMemoryError as error:
+        if not error.divisible or len(rows) == 1:
+            raise
+    else:
+        yield first
+        yield from told
+        return
+    for half in np.array_split(rows, 2):
+        yield from in_halves(half, run)
 
 
 def encode(runner: Runner[AnyState], prompts: Prompts, rows: NDArray[np.intp]) -> AnyState:

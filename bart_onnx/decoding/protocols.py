@@ -58,6 +58,10 @@ class Runner(Protocol[AnyState]):
         1 where several tokens of a row alone are not computed as they are beside other rows.
         """
 
+    @property
+    def batch_tokens(self) -> int | None:
+        """Tokens that the caches of rows decoded together may come to hold; None for the usual."""
+
     def drafts_pay(self, sources: int) -> bool:
         """Whether a step of so many sources, one row each, may be fed drafted tokens too.
 
@@ -82,3 +86,27 @@ class Runner(Protocol[AnyState]):
             again by the next step of the same state. One that nobody reads need not be brought
             from the device.
         """
+
+
+class Slots(Protocol[AnyState]):
+    """Caches of rows that come and go while others run; as many rows for each source."""
+
+    @property
+    def rows(self) -> AnyState:
+        """The rows in use, at least one, as a state to step and to truncate, not to select from.
+
+        It is good until the next `join` or `select`.
+        """
+
+    def join(self, other: AnyState) -> None:
+        """Each row of a state with one row a source gets its slots behind those in use."""
+
+    def select(self, rows: NDArray[np.intp], since: int = 0) -> None:
+        """See `State.select`."""
+
+
+class SlotRunner(Runner[AnyState], Protocol[AnyState]):
+    """A runner whose rows can join others that are under way; not all can."""
+
+    def slots(self, copies: int) -> Slots[AnyState]:
+        """No rows yet; those that join get `copies` each."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from bart_onnx.decoding.candidates import Outputs
 from bart_onnx.decoding.histories import Histories, IdArray
 from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.prompts import Prompts
+from bart_onnx.decoding.rows import Rows, joined
 from bart_onnx.decoding.scoring import Scoring, chosen_log_probs
 from bart_onnx.graphs import LOG_SUM_EXP, LOGITS, TOP_LOGITS, TOP_TOKEN_IDS
 from bart_onnx.samplers.draws import CallDraws
@@ -87,38 +88,6 @@ class Task:
         """The decoder-step outputs that are read."""
         noted = (TOP_LOGITS, TOP_TOKEN_IDS, LOG_SUM_EXP, LOGITS) if self.log_probs else ()
         return tuple(dict.fromkeys((*self.scoring.wanted, *noted)))
-
-
-@dataclass
-class Rows:
-    """Sources in flight.
-
-    Attributes:
-        numbers: which of the call's inputs they are, [sources].
-        lengths: tokens of each, prompt included, [sources].
-        prompt_lengths, limits: [sources].
-        sources: each one's line in the search's source ids, [sources].
-        steps, drafted: decoder steps and drafted tokens of each so far, [sources].
-        tracks: what is written of every copy, [sources, copies, width, ...]: "token_ids", and
-            "log_probs", "top_ids" and "top_log_probs" where they are noted.
-    """
-
-    numbers: NDArray[np.intp]
-    lengths: IdArray
-    prompt_lengths: IdArray
-    limits: IdArray
-    sources: IdArray
-    steps: IdArray
-    drafted: IdArray
-    tracks: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    def take(self, order: NDArray[np.intp]) -> None:
-        """Keep those sources, in that order."""
-        self.numbers, self.lengths = self.numbers[order], self.lengths[order]
-        self.prompt_lengths, self.limits = self.prompt_lengths[order], self.limits[order]
-        self.sources = self.sources[order]
-        self.steps, self.drafted = self.steps[order], self.drafted[order]
-        self.tracks = {name: track[order] for name, track in self.tracks.items()}
 
 
 class Search(ABC):
@@ -199,6 +168,39 @@ class Search(ABC):
             self.since = 0
         self.alive = np.ones(len(order), bool)
         return before
+
+    def begin(self) -> None:
+        """Choose first from a step that is fed each prompt's last token, among those of others."""
+        last = self._token_ids[np.arange(len(self.alive)), :, self.rows.lengths - 1]
+        self.next_ids = last.ravel()
+
+    def rename(self, number: int) -> None:
+        """Call its one source so, where nothing that is asked looks at numbers."""
+        self.rows.numbers, self.task = np.array([number]), replace(self.task, inputs=None)
+
+    def join(self, other: Self) -> None:
+        """The sources of another search of the same kind follow this one's.
+
+        Both have been told what their rows' caches are, by `take` or because nothing was chosen
+        yet. What one task asks must be what the other does, but for limits and seeds; and no
+        number may be in both.
+        """
+        self._source_ids = joined(self._sources_in_flight(), other._sources_in_flight())
+        lengths = self._source_lengths[self.rows.sources], other._source_lengths[other.rows.sources]
+        self._source_lengths = np.concatenate(lengths)
+        self.rows.join(other.rows)
+        self._join(other)
+        self.alive = np.concatenate([self.alive, other.alive])
+        self.next_ids = np.concatenate([self.next_ids, other.next_ids])
+        self.moves, self.since = np.arange(len(self.next_ids)), 0
+
+    @abstractmethod
+    def _join(self, other: Self) -> None:
+        """Put what a kind of search has besides behind this one's; the rows are joined by then."""
+
+    def _sources_in_flight(self) -> IdArray:
+        ids: IdArray = self._source_ids[self.rows.sources]
+        return ids
 
     @abstractmethod
     def _take(self, order: NDArray[np.intp]) -> None:

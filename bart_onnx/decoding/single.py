@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.decoding.candidates import Outputs, ScoreArray
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
+from bart_onnx.decoding.rows import widened
 from bart_onnx.decoding.scoring import NO_TOKEN_LEFT, NOT_FINITE, forbidding
 from bart_onnx.decoding.search import Hypothesis, Search, Task
 from bart_onnx.samplers.distributions import drawn
@@ -134,3 +137,10 @@ class SingleSearch(Search):
         self._ended = self._ended[order]
         if self._uniforms is not None:
             self._uniforms = self._uniforms[order]
+
+    def _join(self, other: Self) -> None:
+        self._ended = np.concatenate([self._ended, other._ended])
+        if self._uniforms is not None and other._uniforms is not None:
+            width = self._token_ids.shape[-1]
+            both = [widened(each, 2, width) for each in (self._uniforms, other._uniforms)]
+            self._uniforms = np.concatenate(both)

@@ -15,8 +15,8 @@ from bart_onnx.runners.cache import SOURCE_MULTIPLE, OrtState
 
 _FEWEST_SOURCES = 4
 _SHORTEST = 64
-# States of so many sizes are kept, each with the bindings of its steps: to bind one of a small model
-# anew takes as long as a step of 8 rows. Their outputs hold 13 MB each for 64 rows of BART's logits.
+# States of so many sizes are kept, each with the bindings of its steps: to bind one of a small
+# model anew takes as long as a step of 8 rows. Logits of 64 rows of BART take 13 MB for each.
 _SIZES = 8
 
 

@@ -34,6 +34,7 @@ class SpellingRunner:
 
     config = CONFIG
     tokens_at_once = 64
+    batch_tokens = None
 
     def __init__(self):
         self.steps = []

@@ -199,9 +199,9 @@ def test_asking_for_cross_attention_changes_no_other_bit(runner):
 def test_the_alignment_graph_is_opened_when_it_is_asked_for(variant_bundles, monkeypatch):
     opened = []
 
-    def noted(path, *arguments):
+    def noted(path, *arguments, **options):
         opened.append(path.stem)
-        return open_session(path, *arguments)
+        return open_session(path, *arguments, **options)
 
     monkeypatch.setattr("bart_onnx.runners.ort.open_session", noted)
     runner = OrtRunner(variant_bundles("plain"), threads=1)

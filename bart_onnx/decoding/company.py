@@ -1,0 +1,59 @@
+"""Which rows of different calls may be searched together: those of whom the same is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.decoding.options import DecodingOptions
+from bart_onnx.decoding.search import Task
+
+_OF_EACH_ROW = ("seed", "max_length", "max_new_tokens")
+_DECISIVE = [each.name for each in fields(DecodingOptions) if each.name not in _OF_EACH_ROW]
+
+
+def company(task: Task) -> Hashable | None:
+    """Tasks of one model that have this in common differ in nothing that decides over a token.
+
+    Lengths and random numbers are each row's own, and so are not in it. None for a row that must
+    be searched alone: beams that draw ask for their numbers by the row's, and a user's function
+    is told the row's.
+    """
+    options = task.options
+    if options.prefix_allowed_tokens_fn is not None or options.logits_processor:
+        return None
+    if options.do_sample and options.num_beams > 1:
+        return None
+    asked = tuple(getattr(options, name) for name in _DECISIVE)
+    return asked, task.log_probs, task.top_log_probs, task.speculate
+
+
+class Lines(Mapping[str, NDArray[Any]]):
+    """Some rows of a step's outputs [rows, q, ...], up to a place; read when they are asked for."""
+
+    def __init__(
+        self, outputs: Mapping[str, NDArray[Any]], rows: NDArray[np.intp], places: int = 1
+    ) -> None:
+        first, count = int(rows[0]), len(rows)
+        side_by_side = bool((rows == np.arange(first, first + count)).all())
+        # Neighbours are not copied: logits of BART are 200 kB a row.
+        self._rows = slice(first, first + count) if side_by_side else rows
+        self._outputs, self._places = outputs, places
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._outputs[name][self._rows, : self._places]
+
+    def __iter__(self) -> Any:
+        return iter(self._outputs)
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+
+def wanted_by(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """The outputs that any of these reads, in one order, so that few steps are bound."""
+    return tuple(sorted({name for task in tasks for name in task.wanted}))

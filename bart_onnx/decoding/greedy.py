@@ -100,8 +100,9 @@ class GreedySearch(SingleSearch):
         if self._drafts is not None:
             self._drafts.take(order)
 
-    def _join(self, other: Self) -> None:
-        super()._join(other)
-        self._spoiled |= other._spoiled
-        if self._drafts is not None and other._drafts is not None:
-            self._drafts.join(other._drafts)
+    def _join(self, *others: Self) -> None:
+        super()._join(*others)
+        for other in others:
+            self._spoiled |= other._spoiled
+            if self._drafts is not None and other._drafts is not None:
+                self._drafts.join(other._drafts)

@@ -262,14 +262,15 @@ class BeamHypotheses(Search):
         self._kept_lengths, self._kept_done = self._kept_lengths[order], self._kept_done[order]
         self._improvable = self._improvable[order]
 
-    def _join(self, other: Self) -> None:
-        width = self._token_ids.shape[-1]
-        for name in ("_scores", "_slots", "_kept_scores", "_kept_lengths", "_kept_done"):
-            setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
-        self._improvable = np.concatenate([self._improvable, other._improvable])
-        for name, track in self._kept.items():
-            both = [widened(each, 2, width) for each in (track, other._kept[name])]
-            self._kept[name] = np.concatenate(both)
+    def _join(self, *others: Self) -> None:
+        every, width = (self, *others), self._token_ids.shape[-1]
+        names = ("_scores", "_slots", "_kept_scores", "_kept_lengths", "_kept_done", "_improvable")
+        for name in names:
+            setattr(self, name, np.concatenate([getattr(each, name) for each in every]))
+        self._kept = {
+            name: np.concatenate([widened(each._kept[name], 2, width) for each in every])
+            for name in self._kept
+        }
 
 
 def _lines_of(lines: NDArray[np.intp], parents: NDArray[np.intp]) -> NDArray[np.intp]:

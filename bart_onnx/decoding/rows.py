@@ -42,23 +42,22 @@ class Rows:
         self.steps, self.drafted = self.steps[order], self.drafted[order]
         self.tracks = {name: track[order] for name, track in self.tracks.items()}
 
-    def join(self, other: Rows) -> None:
-        """Put another's sources behind these; their lines in the source ids follow these' too."""
-        first, width = len(self.numbers), int(max(self.limits.max(), other.limits.max()))
-        self.sources = np.arange(first + len(other.numbers))
+    def join(self, *others: Rows) -> None:
+        """Put others' sources behind these; their lines in the source ids follow these' too."""
+        every = (self, *others)
         for name in ("numbers", "lengths", "prompt_lengths", "limits", "steps", "drafted"):
-            both = getattr(self, name), getattr(other, name)
-            setattr(self, name, np.concatenate(both))
+            setattr(self, name, np.concatenate([getattr(each, name) for each in every]))
+        self.sources, width = np.arange(len(self.numbers)), int(self.limits.max())
         self.tracks = {
-            name: np.concatenate([widened(track, 2, width), widened(other.tracks[name], 2, width)])
-            for name, track in self.tracks.items()
+            name: np.concatenate([widened(each.tracks[name], 2, width) for each in every])
+            for name in self.tracks
         }
 
 
-def joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """[rows, width] and [others, other width] below each other, padded with zeros on the right."""
-    width = max(first.shape[1], second.shape[1])
-    return np.concatenate([widened(first, 1, width), widened(second, 1, width)])
+def joined(*arrays: NDArray[Any]) -> NDArray[Any]:
+    """Arrays of [rows, width] below each other, padded with zeros on the right."""
+    width = max(array.shape[1] for array in arrays)
+    return np.concatenate([widened(array, 1, width) for array in arrays])
 
 
 def widened(array: NDArray[Any], axis: int, width: int) -> NDArray[Any]:
@@ -66,5 +65,6 @@ def widened(array: NDArray[Any], axis: int, width: int) -> NDArray[Any]:
     lack = width - array.shape[axis]
     if lack <= 0:
         return array[(slice(None),) * axis + (slice(width),)]
-    pads = [(0, lack if place == axis else 0) for place in range(array.ndim)]
-    return np.pad(array, pads)
+    shape = list(array.shape)
+    shape[axis] = lack
+    return np.concatenate([array, np.zeros(shape, array.dtype)], axis)

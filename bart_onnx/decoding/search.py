@@ -178,29 +178,27 @@ class Search(ABC):
         """Call its one source so, where nothing that is asked looks at numbers."""
         self.rows.numbers, self.task = np.array([number]), replace(self.task, inputs=None)
 
-    def join(self, other: Self) -> None:
-        """The sources of another search of the same kind follow this one's.
+    def join(self, *others: Self) -> None:
+        """The sources of other searches of the same kind follow this one's.
 
-        Both have been told what their rows' caches are, by `take` or because nothing was chosen
-        yet. What one task asks must be what the other does, but for limits and seeds; and no
-        number may be in both.
+        All have been told what their rows' caches are, by `take` or because nothing was chosen
+        yet. What one task asks must be what the others do, but for limits and seeds; and no
+        number may be in two.
         """
-        self._source_ids = joined(self._sources_in_flight(), other._sources_in_flight())
-        lengths = self._source_lengths[self.rows.sources], other._source_lengths[other.rows.sources]
+        every = (self, *others)
+        ids = [each._source_ids[each.rows.sources] for each in every]
+        lengths = [each._source_lengths[each.rows.sources] for each in every]
+        self._source_ids = joined(*ids)
         self._source_lengths = np.concatenate(lengths)
-        self.rows.join(other.rows)
-        self._join(other)
-        self.alive = np.concatenate([self.alive, other.alive])
-        self.next_ids = np.concatenate([self.next_ids, other.next_ids])
+        self.rows.join(*(each.rows for each in others))
+        self._join(*others)
+        self.alive = np.concatenate([each.alive for each in every])
+        self.next_ids = np.concatenate([each.next_ids for each in every])
         self.moves, self.since = np.arange(len(self.next_ids)), 0
 
     @abstractmethod
-    def _join(self, other: Self) -> None:
+    def _join(self, *others: Self) -> None:
         """Put what a kind of search has besides behind this one's; the rows are joined by then."""
-
-    def _sources_in_flight(self) -> IdArray:
-        ids: IdArray = self._source_ids[self.rows.sources]
-        return ids
 
     @abstractmethod
     def _take(self, order: NDArray[np.intp]) -> None:

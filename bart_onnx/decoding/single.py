@@ -138,9 +138,9 @@ class SingleSearch(Search):
         if self._uniforms is not None:
             self._uniforms = self._uniforms[order]
 
-    def _join(self, other: Self) -> None:
-        self._ended = np.concatenate([self._ended, other._ended])
-        if self._uniforms is not None and other._uniforms is not None:
-            width = self._token_ids.shape[-1]
-            both = [widened(each, 2, width) for each in (self._uniforms, other._uniforms)]
-            self._uniforms = np.concatenate(both)
+    def _join(self, *others: Self) -> None:
+        every, width = (self, *others), self._token_ids.shape[-1]
+        self._ended = np.concatenate([each._ended for each in every])
+        drawn_of = [each._uniforms for each in every if each._uniforms is not None]
+        if drawn_of:
+            self._uniforms = np.concatenate([widened(each, 2, width) for each in drawn_of])

@@ -112,8 +112,8 @@ def _kin(ticket: Ticket) -> Any:
 def _member(tickets: list[Ticket]) -> Member:
     """One search of these requests; they are of one company, or one."""
     search = tickets[0].search
-    for ticket in tickets[1:]:
-        search.join(ticket.search)
+    if len(tickets) > 1:
+        search.join(*(ticket.search for ticket in tickets[1:]))
     by_number = {ticket.number_in_search: ticket for ticket in tickets}
     return Member(search, by_number, tickets[0].company, np.arange(0))
 

@@ -17,7 +17,7 @@ from bart_onnx.errors import BartOnnxError, DeadlineError, EngineError, InputErr
 from bart_onnx.server.encoding import encoded
 from bart_onnx.server.lane import Lane, Member
 from bart_onnx.server.requests import Ticket, as_error, cancelled
-from bart_onnx.server.waiting import Room, Waiting, is_late
+from bart_onnx.server.waiting import Held, Waiting, is_late
 
 # As for batches of one call, see `decoding.prompts`.
 _CACHE_TOKENS = 32_768
@@ -35,7 +35,8 @@ class Limits:
 
     Attributes:
         cache_tokens: tokens that the caches of all requests under way may come to hold: of each
-            its source, and the longest output of each of its rows. None for what the runner says.
+            its source, as wide as the longest of them, and the longest output of each of its rows.
+            None for what the runner says.
         rows: rows decoded together.
         encoder_tokens: source tokens that are encoded in one go while rows run, which is every
             fourth step at most; a longer source waits for so many gos as it is worth.
@@ -98,13 +99,8 @@ class Engine:
     @property
     def load(self) -> Load:
         """What there is to do."""
-        running = list(self._running.values())
-        return Load(
-            len(self._waiting),
-            len(running),
-            sum(each.request.copies for each in running),
-            sum(each.request.tokens for each in running),
-        )
+        held = self._held()
+        return Load(len(self._waiting), held.sources, held.rows, held.tokens)
 
     def turn(self) -> bool:
         """Take one turn; whether anything is under way or waits."""
@@ -119,6 +115,12 @@ class Engine:
         for ticket in list(self._running.values()):
             self._fail(ticket, error)
         self._lanes.clear()
+
+    def _held(self) -> Held:
+        held = Held()
+        for ticket in list(self._running.values()):
+            held = held.and_of(ticket.request)
+        return held
 
     def _let_go(self) -> None:
         """What nobody wants, or not any more, leaves; so does what is finished."""
@@ -154,12 +156,9 @@ class Engine:
         self._turns = 0
         longest = max(gained, first.request.source_tokens)
         self._allowance = min(self._allowance + gained, longest) if self._running else longest
-        load = self.load
-        room = Room(self.cache_tokens - load.cache_tokens, self._limits.rows - load.rows, 0)
-        if not self._running:
-            # A request of more rows than are meant to run together runs alone.
-            room = Room(room.tokens, max(room.rows, first.request.copies), 0)
-        tickets = self._waiting.take(Room(room.tokens, room.rows, self._allowance))
+        tickets = self._waiting.take(
+            self._held(), self.cache_tokens, self._limits.rows, self._allowance
+        )
         self._allowance -= sum(ticket.request.source_tokens for ticket in tickets)
         self._running |= {ticket.number: ticket for ticket in tickets}
         now = self._clock()

@@ -95,6 +95,8 @@ class Lane(Generic[AnyState]):
         kept = np.zeros(self._sources, bool)
         for member in self.members:
             kept[member.places[member.search.alive]] = True
+        if self._copies == 1 and kept.all():
+            return
         order = fewest_moves(kept)
         came = np.empty(self._sources, np.intp)
         came[order] = np.arange(len(order))

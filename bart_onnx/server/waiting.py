@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from bart_onnx.errors import QueueFullError, SchedulerClosedError
-from bart_onnx.server.requests import Ticket
+from bart_onnx.server.requests import Request, Ticket
 
 # A request that does not fit may be passed by so many that do.
 _MOST_PASSED = 16
@@ -22,18 +22,33 @@ _LONGEST_RETRY = 30
 
 
 @dataclass(frozen=True)
-class Room:
-    """What may be taken on.
+class Held:
+    """What the caches of some requests may come to hold.
 
     Attributes:
-        tokens: of cache.
-        rows: to be decoded.
-        encoder_tokens: of sources to encode.
+        sources, widest: how many, and tokens of the longest; all are given its width.
+        outputs: tokens of the longest output of each of their rows.
+        rows: how many are decoded.
     """
 
-    tokens: int
-    rows: int
-    encoder_tokens: int
+    sources: int = 0
+    widest: int = 0
+    outputs: int = 0
+    rows: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of cache."""
+        return self.sources * self.widest + self.outputs
+
+    def and_of(self, request: Request) -> Held:
+        """With those of one more."""
+        return Held(
+            self.sources + 1,
+            max(self.widest, request.source_tokens),
+            self.outputs + request.tokens - request.source_tokens,
+            self.rows + request.copies,
+        )
 
 
 class Waiting:
@@ -105,23 +120,28 @@ class Waiting:
         late = [each for each in going if not each.cancelled]
         return cancelled, late
 
-    def take(self, room: Room) -> list[Ticket]:
-        """The next ones, as far as there is room for them."""
-        tokens, rows, encoder_tokens = room.tokens, room.rows, room.encoder_tokens
+    def take(self, held: Held, tokens: int, rows: int, encoder_tokens: int) -> list[Ticket]:
+        """The next ones that fit beside what is held, and are to be encoded now.
+
+        Args:
+            tokens, rows: what may be held in all.
+            encoder_tokens: of sources to encode.
+        """
         taken: list[Ticket] = []
         passed: list[Ticket] = []
         with self._changed:
             for ticket in self._tickets:
-                request = ticket.request
-                if request.source_tokens > encoder_tokens or rows < 1:
+                source_tokens = ticket.request.source_tokens
+                if source_tokens > encoder_tokens or held.rows >= rows:
                     break
-                if request.tokens > tokens or request.copies > rows:
+                grown = held.and_of(ticket.request)
+                # A request of more rows than are meant to run together runs alone.
+                if held.sources and (grown.tokens > tokens or grown.rows > rows):
                     passed.append(ticket)
                     if ticket.passed >= _MOST_PASSED:
                         break
                     continue
-                tokens, rows = tokens - request.tokens, rows - request.copies
-                encoder_tokens -= request.source_tokens
+                held, encoder_tokens = grown, encoder_tokens - source_tokens
                 taken.append(ticket)
                 for each in passed:
                     each.passed += 1

@@ -27,12 +27,16 @@ class OrtSlots:
         self._copies, self._sources = copies, 0
         self._memory: OrtState | None = None
         self._sizes: dict[int, OrtState] = {}
+        # Memory that grew has other arrays, of which the states kept so far know nothing.
+        self._known: NDArray[np.float32] | None = None
 
     @property
     def rows(self) -> OrtState:
         """The rows in use. Its steps, and its own alone, are seen by what comes after."""
         assert self._memory is not None, "no row has joined"
         count = self._sources * self._copies
+        if self._known is not self._memory.own[0]:
+            self._known, self._sizes = self._memory.own[0], {}
         state = self._sizes.pop(count, None) or self._memory.between(0, count)
         if len(self._sizes) == _SIZES:
             # The one that was used longest ago stands first.
@@ -76,7 +80,7 @@ class OrtSlots:
         memory = other.room(_doubled(needs[0]), _doubled(needs[1]), self._copies)
         if before is not None and self._sources:
             memory.receive(0, self.rows, 1)
-        self._memory, self._sizes = memory, {}
+        self._memory = memory
 
 
 def _padded(length: int) -> int:

@@ -16,7 +16,7 @@ from bart_onnx.decoding.protocols import SlotRunner
 from bart_onnx.errors import BartOnnxError, DeadlineError, EngineError, InputError
 from bart_onnx.server.encoding import encoded
 from bart_onnx.server.lane import Lane, Member
-from bart_onnx.server.requests import Ticket, as_error, cancelled
+from bart_onnx.server.requests import Ticket, as_error
 from bart_onnx.server.waiting import Held, Waiting, is_late
 
 # As for batches of one call, see `decoding.prompts`.
@@ -35,7 +35,8 @@ class Limits:
 
     Attributes:
         cache_tokens: tokens that the caches of all requests under way may come to hold: of each
-            its source, as wide as the longest of them, and the longest output of each of its rows.
+            its source and each of its rows, all as long as the longest of them. Memory has room for
+            up to twice as many, so that it need not grow with each.
             None for what the runner says.
         rows: rows decoded together.
         encoder_tokens: source tokens that are encoded in one go while rows run, which is every
@@ -43,7 +44,7 @@ class Limits:
         waiting, waiting_tokens: requests that may wait, and tokens of their sources.
 
     Raises:
-        InputError: one of them is less than 1.
+        InputError: one of them is no whole number, or less than 1.
     """
 
     cache_tokens: int | None = None
@@ -54,8 +55,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, found {value}.")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and value >= 1) and not (name == "cache_tokens" and value is None):
+                raise InputError(f"{name} must be a whole number, at least 1; found {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,14 @@ class Engine:
         now = self._clock()
         dropped, late = self._waiting.drop(now)
         for ticket in dropped:
-            ticket.fail(cancelled(), now)
+            ticket.fail(ticket.cancellation, now)
         for ticket in late:
             ticket.fail(_too_late(ticket, "it waited"), now)
         for copies, lane in list(self._lanes.items()):
             for member in lane.members:
                 for line, ticket in member.in_flight():
                     if ticket.cancelled:
-                        self._fail(ticket, cancelled())
+                        self._fail(ticket, ticket.cancellation)
                     elif is_late(ticket, now):
                         self._fail(ticket, _too_late(ticket, "it was being decoded"))
                     member.search.alive[line] = not ticket.done
@@ -157,7 +159,7 @@ class Engine:
         longest = max(gained, first.request.source_tokens)
         self._allowance = min(self._allowance + gained, longest) if self._running else longest
         tickets = self._waiting.take(
-            self._held(), self.cache_tokens, self._limits.rows, self._allowance
+            self._held(), self.cache_tokens, self._limits.rows, self._allowance, gained
         )
         self._allowance -= sum(ticket.request.source_tokens for ticket in tickets)
         self._running |= {ticket.number: ticket for ticket in tickets}
@@ -181,7 +183,9 @@ class Engine:
             return
         copies = member.search.copies
         try:
-            lane = self._lanes.setdefault(copies, Lane(self._runner, copies))
+            if copies not in self._lanes:
+                self._lanes[copies] = Lane(self._runner, copies)
+            lane = self._lanes[copies]
             caches = states()
             member.search.take(stay)
             lane.join(member, caches)
@@ -215,6 +219,7 @@ class Engine:
             found = search.finished.get(ticket.number_in_search)
             if found is not None and not ticket.done:
                 self._leave(ticket)
+                self._waiting.note_finished(ticket.request.tokens, now)
                 ticket.finish(found, now)
         for line, ticket in member.in_flight():
             if ticket.request.listener is not None:
@@ -238,7 +243,6 @@ class Engine:
 
     def _leave(self, ticket: Ticket) -> None:
         self._running.pop(ticket.number, None)
-        self._waiting.note_finished(ticket.request.tokens, self._clock())
 
 
 def _of_engine(error: Exception) -> Exception:

@@ -45,12 +45,6 @@ class Member:
         for line in np.flatnonzero(self.search.alive).tolist():
             yield line, self.tickets[numbers[line]]
 
-    def abandon(self) -> list[Ticket]:
-        """Let all its sources go; whose they were."""
-        left = [ticket for _, ticket in self.in_flight()]
-        self.search.alive[:] = False
-        return left
-
     def absorb(self, other: Member) -> None:
         """Take over the sources of another of the same company."""
         self.search.join(other.search)

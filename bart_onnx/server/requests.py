@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from bart_onnx.configured import Plan
 from bart_onnx.decoding.company import company
 from bart_onnx.decoding.decode import kind_of
 from bart_onnx.decoding.search import Hypothesis, Search
-from bart_onnx.errors import DecodingError, InputError, RequestCancelledError
+from bart_onnx.errors import DecodingError, EngineError, InputError, RequestCancelledError
 
 IdArray = NDArray[np.int64]
 Hypotheses: TypeAlias = tuple[Hypothesis, ...]
@@ -53,7 +53,8 @@ class Request:
             the end; what it raises fails the request. It should not take long.
 
     Raises:
-        InputError: the plan refuses the row, or a listener for several sequences of one row.
+        InputError: the plan has no such row or refuses it, a deadline or priority is no number, or
+            there is a listener for several sequences of one row.
     """
 
     plan: Plan
@@ -63,6 +64,13 @@ class Request:
     listener: Listener | None = None
 
     def __post_init__(self) -> None:
+        rows = len(self.plan.prompts.prompt_lengths)
+        if not _is_int(self.row) or not 0 <= self.row < rows:
+            raise InputError(f"row must be one of the plan's {rows}, from 0; found {self.row!r}.")
+        if not _is_int(self.priority):
+            raise InputError(f"priority must be a whole number, found {self.priority!r}.")
+        if self.deadline is not None and not _is_finite(self.deadline):
+            raise InputError(f"deadline must be seconds, found {self.deadline!r}.")
         if (why := self.plan.refused.get(self.row)) is not None:
             raise InputError(f"Row {self.row} cannot be decoded: {why}.")
         options = self.plan.task.options
@@ -82,7 +90,12 @@ class Request:
     @property
     def tokens(self) -> int:
         """Tokens that its caches may come to hold: its source and the longest of each copy."""
-        return self.source_tokens + self.copies * int(self.plan.limits[self.row])
+        return self.source_tokens + self.copies * self.output_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of the longest output of one of its rows."""
+        return int(self.plan.limits[self.row])
 
     def search(self) -> Search:
         """A search for it alone."""
@@ -131,6 +144,7 @@ class Ticket:
             self.search.rename(number)
         self.passed = 0
         self._cancelled, self._done = False, threading.Event()
+        self._fault: BaseException | None = None
         self._hypotheses: Hypotheses = ()
         self._error: Exception | None = None
 
@@ -143,6 +157,18 @@ class Ticket:
     def cancelled(self) -> bool:
         """Whether nobody wants it any more."""
         return self._cancelled
+
+    @property
+    def cancellation(self) -> Exception:
+        """What it ends with because nobody wants it."""
+        if self._fault is None:
+            return cancelled()
+        error = EngineError(
+            f"The request's listener raised {type(self._fault).__name__}: {self._fault}. Mend it, "
+            "and send the request again."
+        )
+        error.__cause__ = self._fault
+        return error
 
     @property
     def number_in_search(self) -> int:
@@ -193,13 +219,22 @@ class Ticket:
         self._tell(update)
 
     def _tell(self, update: Update) -> None:
-        if self.request.listener is None:
+        if self.request.listener is None or self._fault is not None:
             return
         try:
             self.request.listener(update)
-        except Exception:  # whatever a caller's function raises is that caller's affair
+        except BaseException as error:  # whatever it is, it is that caller's affair alone
             _log.exception("The listener of request %d raised; it is cancelled.", self.number)
-            self._cancelled = True
+            self._fault, self._cancelled = error, True
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return real and bool(np.isfinite(value))
 
 
 def as_error(message: str) -> DecodingError:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bart_onnx.decoding.protocols import SlotRunner
-from bart_onnx.errors import EngineError, InputError
+from bart_onnx.errors import EngineError, InputError, SchedulerClosedError
 from bart_onnx.server.engine import Clock, Engine, Limits, Load
 from bart_onnx.server.requests import Request, Ticket, cancelled
 from bart_onnx.server.waiting import Waiting
@@ -64,7 +64,7 @@ class Scheduler:
         Raises:
             InputError: it asks for more cache than there is for all.
             QueueFullError: too many wait; it says when to ask again.
-            SchedulerClosedError: it takes no more.
+            SchedulerClosedError: it takes no more, or its thread is not in this process.
         """
         most = self._engine.cache_tokens
         if request.tokens > most:
@@ -72,6 +72,10 @@ class Scheduler:
                 f"The request may come to {request.tokens} tokens of cache ({request.source_tokens}"
                 f" of its source, and its longest output for each of {request.copies} rows); there "
                 f"are {most} in all. Ask for fewer beams or sequences, or a shorter output."
+            )
+        if self._thread is not None and not self._thread.is_alive():
+            raise SchedulerClosedError(
+                "The scheduler's thread has ended, or is another process's; open a scheduler here."
             )
         now = self._clock()
         ticket = Ticket(request, next(self._numbers), now)
@@ -83,8 +87,13 @@ class Scheduler:
         return self._turn()
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Take no more requests, and finish those that were taken; whether that is done in time."""
+        """Take no more requests, and finish those that were taken; whether that is done in time.
+
+        In the engine's own thread, where listeners are called, it cannot wait, and says no.
+        """
         self._waiting.close()
+        if self._thread is threading.current_thread():
+            return False
         if self._thread is None:
             while self._turn():
                 pass
@@ -93,13 +102,16 @@ class Scheduler:
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Take no more requests, cancel those that were taken, and end the thread."""
+        """Take no more requests, cancel those that were taken, and end the thread.
+
+        In that thread it does not wait: the thread ends when its turn is over.
+        """
         self._stopped.set()
         self._waiting.close()
-        if self._thread is not None:
-            self._thread.join()
-        else:
+        if self._thread is None:
             self._end()
+        elif self._thread is not threading.current_thread():
+            self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -113,13 +125,17 @@ class Scheduler:
         self.close()
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            if not self._turn():
-                # Once it is closed, nothing comes that is not there now.
-                if self._waiting.closed and not len(self._waiting):
-                    break
-                self._waiting.wait()
-        self._end()
+        try:
+            while not self._stopped.is_set():
+                if not self._turn():
+                    # Once it is closed, nothing comes that is not there now.
+                    if self._waiting.closed and not len(self._waiting):
+                        break
+                    self._waiting.wait()
+        finally:
+            # However it ends, nobody is left waiting.
+            self._waiting.close()
+            self._end()
 
     def _turn(self) -> bool:
         try:

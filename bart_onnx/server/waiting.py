@@ -27,27 +27,26 @@ class Held:
 
     Attributes:
         sources, widest: how many, and tokens of the longest; all are given its width.
-        outputs: tokens of the longest output of each of their rows.
-        rows: how many are decoded.
+        rows, longest: how many are decoded, and the longest output; likewise.
     """
 
     sources: int = 0
     widest: int = 0
-    outputs: int = 0
     rows: int = 0
+    longest: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens of cache."""
-        return self.sources * self.widest + self.outputs
+        return self.sources * self.widest + self.rows * self.longest
 
     def and_of(self, request: Request) -> Held:
         """With those of one more."""
         return Held(
             self.sources + 1,
             max(self.widest, request.source_tokens),
-            self.outputs + request.tokens - request.source_tokens,
             self.rows + request.copies,
+            max(self.longest, request.output_tokens),
         )
 
 
@@ -120,17 +119,22 @@ class Waiting:
         late = [each for each in going if not each.cancelled]
         return cancelled, late
 
-    def take(self, held: Held, tokens: int, rows: int, encoder_tokens: int) -> list[Ticket]:
+    def take(
+        self, held: Held, tokens: int, rows: int, encoder_tokens: int, of_others: int
+    ) -> list[Ticket]:
         """The next ones that fit beside what is held, and are to be encoded now.
 
         Args:
             tokens, rows: what may be held in all.
-            encoder_tokens: of sources to encode.
+            encoder_tokens: of sources to encode; what was saved up is for the first alone.
+            of_others: of those, where the first is not encoded.
         """
         taken: list[Ticket] = []
         passed: list[Ticket] = []
         with self._changed:
-            for ticket in self._tickets:
+            for place, ticket in enumerate(self._tickets):
+                if place:
+                    encoder_tokens = min(encoder_tokens, of_others)
                 source_tokens = ticket.request.source_tokens
                 if source_tokens > encoder_tokens or held.rows >= rows:
                     break

@@ -10,9 +10,11 @@ import pytest
 from tiny_models import TINY, export_checkpoint, random_checkpoint
 from toy_runner import END, ToyRunner, config, random_prompts, some, what_follows
 
+from bart_onnx.bundle import Bundle
 from bart_onnx.configured import Asked, ConfiguredCall, Plan
 from bart_onnx.decoding.decode import decode
 from bart_onnx.decoding.options import DecodingOptions
+from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.scoring import Scoring
 from bart_onnx.decoding.search import Task
 from bart_onnx.errors import (
@@ -32,6 +34,7 @@ from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 from bart_onnx.server.engine import Limits, Load
 from bart_onnx.server.requests import Request
 from bart_onnx.server.scheduler import Scheduler
+from bart_onnx.server.waiting import Held
 
 CONFIG = config()
 IDLE = Load(0, 0, 0, 0)
@@ -431,19 +434,53 @@ def test_a_listener_is_told_what_stays(options):
         Request(toy_plan(1, **OPTIONS[4]), listener=updates.append)
 
 
-def test_a_listener_that_raises_ends_its_own_request(caplog):
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_a_listener_that_raises_ends_its_own_request(caplog, kind):
     def listener(update):
-        raise ValueError("no")
+        raise kind("no")
 
     scheduler = by_hand(ToyRunner(CONFIG))
     long = {"max_length": 20, "eos_token_id": ()}
     ticket = scheduler.submit(Request(toy_plan(3, **long), listener=listener))
     other = scheduler.submit(Request(toy_plan(4, **long)))
     scheduler.drain()
-    with pytest.raises(RequestCancelledError):
+    with pytest.raises(EngineError, match=f"listener raised {kind.__name__}: no"):
         ticket.result(0)
     assert told(other.result(0)) == told(alone(ToyRunner(CONFIG), toy_plan(4, **long))[0])
     assert "listener of request 0 raised" in caplog.text
+
+
+def test_a_listener_may_close_the_scheduler():
+    long = {"max_length": 20, "eos_token_id": ()}
+    said = []
+    scheduler = Scheduler(ToyRunner(CONFIG))
+
+    def listener(update):
+        said.append(scheduler.drain())
+        scheduler.close()
+
+    ticket = scheduler.submit(Request(toy_plan(3, **long), listener=listener))
+    with pytest.raises(RequestCancelledError):
+        ticket.result(60)
+    scheduler.close()
+    assert said[0] is False
+    with pytest.raises(SchedulerClosedError):
+        scheduler.submit(Request(toy_plan(4)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("row", 1), ("row", -1), ("priority", None), ("deadline", "3"), ("deadline", float("nan"))],
+)
+def test_a_request_that_makes_no_sense_is_refused(field, value):
+    with pytest.raises(InputError, match=field):
+        Request(toy_plan(1), **{field: value})
+
+
+@pytest.mark.parametrize("value", [0, 2.5, True, "8", float("nan")])
+def test_a_limit_that_makes_no_sense_is_refused(value):
+    with pytest.raises(InputError, match="rows must be a whole number"):
+        Limits(rows=value)
 
 
 def engine_threads():
@@ -694,3 +731,51 @@ def test_texts_are_those_of_an_ordinary_call(shipped, options):
 @pytest.fixture(scope="module")
 def shipped():
     return OnnxBartSeq2SeqLM.from_preset("bart_tiny_en_g2p")
+
+
+def test_rows_keep_their_caches_when_memory_grew_for_others_and_a_wider_one_joins(tmp_path):
+    """Self caches grow while three rows run; the memory is laid anew when as many as before do."""
+    export_checkpoint(random_checkpoint(replace(TINY, max_sequence_length=512)), tmp_path / "long")
+    runner = OrtRunner(Bundle.open(tmp_path / "long"), threads=1)
+
+    def plan(seed, source, length):
+        random, start = np.random.default_rng(seed), np.zeros((1, length), np.int64)
+        start[:, 0] = 2
+        ids = random.integers(4, TINY.vocabulary_size, (1, source))
+        asked = DecodingOptions(max_length=length, eos_token_id=())
+        task = Task(asked, Scoring(asked, TINY.vocabulary_size), log_probs=True, speculate=False)
+        prompts = Prompts(ids, np.array([source]), start, np.array([1]))
+        return Plan(prompts, np.array([length]), task, {})
+
+    scheduler = by_hand(runner, Limits(encoder_tokens=2000))
+    plans = [
+        plan(1, 20, 90),
+        plan(2, 20, 100),
+        plan(3, 20, 100),
+        plan(4, 20, 100),
+        plan(5, 200, 60),
+    ]
+    tickets = [scheduler.submit(Request(plans[0]))]
+    for _ in range(41):
+        scheduler.turn()
+    tickets += [scheduler.submit(Request(each)) for each in plans[1:3]]
+    for _ in range(8):
+        scheduler.turn()
+    tickets.append(scheduler.submit(Request(plans[3])))
+    while not tickets[0].done:
+        scheduler.turn()
+    tickets.append(scheduler.submit(Request(plans[4])))
+    scheduler.drain()
+    for ticket, each in zip(tickets, plans, strict=True):
+        assert told(ticket.result(0)) == told(alone(runner, each)[0])
+
+
+def test_what_was_saved_up_for_a_long_source_is_not_spent_on_others():
+    scheduler = by_hand(ToyRunner(CONFIG), Limits(encoder_tokens=50))
+    queue = scheduler._waiting
+    for seed in range(12):
+        scheduler.submit(Request(toy_plan(seed)))
+    some_tokens = [each.request.source_tokens for each in queue._tickets]
+    taken = queue.take(Held(), 10_000, 64, 400, 50)
+    assert sum(each.request.source_tokens for each in taken[1:]) <= 50
+    assert taken[0].request.source_tokens == some_tokens[0]

@@ -124,7 +124,14 @@ BANS = (
 
 # What may stand at the top of a file of the runtime, the standard library apart; the first match.
 TOP_LEVEL_PACKAGES = {
-    "bart_onnx.server*": ("numpy", "fastapi", "starlette", "uvicorn", "pydantic"),
+    "bart_onnx.server*": (
+        "numpy",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "pydantic",
+        "prometheus_client",
+    ),
     "bart_onnx*": ("numpy", "onnxruntime", "tokenizers"),
 }
 

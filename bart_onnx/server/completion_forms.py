@@ -1,0 +1,171 @@
+"""Completions as OpenAI writes them: from found sequences to choices. It knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bart_onnx.configured import ConfiguredCall
+from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.errors import InputError
+from bart_onnx.results import Report
+from bart_onnx.server.completion_request import CompletionRequest
+from bart_onnx.server.options import ServerOptions
+from bart_onnx.server.requests import Hypotheses
+from bart_onnx.server.served import ServedModel
+from bart_onnx.streaming import decoder
+
+IdArray = NDArray[np.int64]
+
+_HALF = "\ufffd"
+# JSON has no infinity; OpenAI writes this for what is as good as impossible.
+_LEAST = -9999.0
+
+
+class Completion:
+    """A request brought to a plan, and its answer brought to choices.
+
+    Attributes:
+        plan: what is to be decoded, a row for each prompt.
+
+    Raises:
+        InputError: as `generate` of the same request; a prompt that cannot be continued.
+    """
+
+    def __init__(self, model: ServedModel, asked: CompletionRequest, served: ServerOptions) -> None:
+        report = None if asked.logprobs is None else Report(top_log_probs=asked.logprobs)
+        self._model, self._asked = model, asked
+        ids = asked.ids
+        chosen = model.lm.by_config(
+            options=asked.options(),
+            long_input=None if ids is not None else (asked.long_input or served.long_input),
+            report=report,
+            speculate=served.speculation,
+        )
+        if chosen.options.copies > served.sequences:
+            raise InputError(f"{chosen.options.copies} beams are more than {served.sequences}.")
+        self._call = ConfiguredCall(model.lm.runner, model.lm.preprocessor, chosen)
+        batch = self._call.from_texts(asked.texts) if ids is None else self._of_ids(ids)
+        self.plan = self._call.plan(batch)
+        notes = [] if batch.texts is None else batch.texts.notes
+        self._truncated = [bool(note) for note in notes] or [False] * len(batch.sources)
+        self.prompt_tokens = sum(map(len, batch.sources))
+        self.count = chosen.options.num_return_sequences
+
+    def grown(self) -> Growing:
+        """What makes pieces of one row's tokens."""
+        tokenizer = self._model.preprocessor.tokenizer
+        return Growing(
+            decoder(tokenizer.decode_batch, tokenizer.special_token_ids), self._asked.stops
+        )
+
+    def choices(self, row: int, hypotheses: Hypotheses) -> list[dict[str, Any]]:
+        """The choices of one prompt."""
+        texts = self._call.reporter.texts(hypotheses)
+        return [
+            {
+                "index": row * self.count + number,
+                "text": cut(text, self._asked.stops),
+                "finish_reason": found.finish_reason,
+                "logprobs": self._log_probs(found),
+                "truncated": self._truncated[row],
+            }
+            for number, (found, text) in enumerate(zip(hypotheses, texts, strict=True))
+        ]
+
+    def usage(self, found: Sequence[Hypotheses]) -> dict[str, int]:
+        """Tokens that were read, and that came."""
+        completion = sum(
+            len(each.token_ids) - each.prompt_length for several in found for each in several
+        )
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+        }
+
+    def _of_ids(self, prompts: list[list[int]]) -> Any:
+        longest = max(map(len, prompts))
+        if longest > self._model.lm.config.max_sequence_length:
+            raise InputError(
+                f"A prompt has {longest} tokens; this model reads "
+                f"{self._model.lm.config.max_sequence_length}. Shorten it."
+            )
+        if max(map(max, prompts)) >= self._model.lm.config.vocabulary_size:
+            raise InputError("A prompt has an id outside the model's vocabulary.")
+        token_ids = np.full((len(prompts), longest), self._model.lm.config.pad_token_id, np.int64)
+        mask = np.zeros(token_ids.shape, bool)
+        for line, own, ids in zip(token_ids, mask, prompts, strict=True):
+            line[: len(ids)], own[: len(ids)] = ids, True
+        return self._call.from_arrays(
+            {"encoder_token_ids": token_ids, "encoder_padding_mask": mask}
+        )
+
+    def _log_probs(self, found: Hypothesis) -> dict[str, Any] | None:
+        if self._asked.logprobs is None or found.log_probs is None:
+            return None
+        ids = found.token_ids.tolist()
+        own = ids[found.prompt_length :]
+        special = set(self._model.preprocessor.tokenizer.special_token_ids)
+        before = [
+            [each for each in ids[:place] if each not in special]
+            for place in range(found.prompt_length, len(ids))
+        ]
+        starts = self._model.preprocessor.tokenizer.decode_batch(before)
+        told: dict[str, Any] = {
+            "tokens": [self._token(each) for each in own],
+            "token_logprobs": [_finite(each) for each in found.log_probs.tolist()],
+            "top_logprobs": None,
+            "text_offset": [len(text.rstrip(_HALF)) for text in starts],
+        }
+        if self._asked.logprobs and found.top_ids is not None and found.top_log_probs is not None:
+            told["top_logprobs"] = [
+                {self._token(each): _finite(value) for each, value in zip(*place, strict=True)}
+                for place in zip(found.top_ids.tolist(), found.top_log_probs.tolist(), strict=True)
+            ]
+        return told
+
+    def _token(self, token_id: int) -> str:
+        """A token's text; its name in the vocabulary where it is special or half a character."""
+        tokenizer = self._model.preprocessor.tokenizer
+        (text,) = tokenizer.decode_batch([[token_id]])
+        if token_id in tokenizer.special_token_ids or not text or _HALF in text:
+            return tokenizer.id_to_token(token_id)
+        return text
+
+
+class Growing:
+    """The text of one row as it grows; put together, the pieces are what `cut` leaves of it.
+
+    Args:
+        decoded: ids to text.
+        stops: what ends the text; so much is held back as may be the beginning of one.
+    """
+
+    def __init__(self, decoded: Any, stops: Sequence[str]) -> None:
+        self._decoded, self._stops = decoded, stops
+        self._held = max(map(len, stops), default=1) - 1
+        self._given = 0
+
+    def piece(self, ids: IdArray, complete: bool) -> str:
+        """What can be added now; "" for nothing."""
+        whole: str = self._decoded(ids) if len(ids) else ""
+        text = cut(whole if complete else whole.rstrip(_HALF), self._stops)
+        if not complete:
+            text = text[: max(len(text) - self._held, 0)]
+        piece = text[self._given :]
+        self._given = max(self._given, len(text))
+        return piece
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first stop string; decoding goes on to the end of that one's last token."""
+    ends = [place for place in (text.find(stop) for stop in stops) if place >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def _finite(value: float) -> float:
+    return max(value, _LEAST)

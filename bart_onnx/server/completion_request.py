@@ -1,0 +1,198 @@
+"""The body of a completion request: OpenAI's fields, strictly read, as the library's options."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bart_onnx.errors import InputError, InputTooLongError
+from bart_onnx.server.failures import Refusal
+from bart_onnx.server.options import ServerOptions
+
+_MOST_LOG_PROBS = 5
+_MOST_STOPS, _LONGEST_STOP = 4, 64
+_BODY = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+Prompt: TypeAlias = str | list[str] | list[int] | list[list[int]]
+Stop = Annotated[str, Field(min_length=1, max_length=_LONGEST_STOP)]
+
+# What OpenAI knows and an encoder-decoder has no use for, with the values that ask for nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+}
+
+# Options by the names that clients use for them.
+_EXTENSIONS = {
+    "max_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "num_beams": "num_beams",
+    "n": "num_return_sequences",
+    "length_penalty": "length_penalty",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
+    "repetition_penalty": "repetition_penalty",
+    "early_stopping": "early_stopping",
+}
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides."""
+
+    model_config = _BODY
+
+    include_usage: bool = False
+
+
+class CompletionRequest(BaseModel):
+    """A body of `/v1/completions`; the last group of fields is this package's own."""
+
+    model_config = _BODY
+
+    model: str
+    prompt: Prompt
+    best_of: int | None = None
+    echo: bool | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=_MOST_LOG_PROBS)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    presence_penalty: float | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=_MOST_STOPS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    suffix: str | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    user: str | None = None
+
+    early_stopping: bool | Literal["never"] | None = None
+    length_penalty: float | None = None
+    long_input: Literal["error", "truncate"] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] | None = None
+    num_beams: Annotated[int, Field(ge=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The prompts that are texts; None where they are ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        return None if self.ids is not None else self.prompt  # type: ignore[return-value]
+
+    @property
+    def ids(self) -> list[list[int]] | None:
+        """The prompts that are ids; None where they are texts."""
+        first: Any = self.prompt[0] if self.prompt else ""
+        if isinstance(self.prompt, str) or isinstance(first, str):
+            return None
+        return [self.prompt] if isinstance(first, int) else self.prompt  # type: ignore[list-item,return-value]
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What ends a text."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn: only a temperature above 0 asks for that."""
+        return bool(self.temperature)
+
+    def options(self) -> dict[str, Any]:
+        """What is asked of decoding, under the library's names."""
+        given = {own: getattr(self, name) for name, own in _EXTENSIONS.items()}
+        asked = {own: value for own, value in given.items() if value is not None}
+        if self.stops:
+            asked["stop_strings"] = self.stops
+        if self.temperature is not None:
+            # Without a word of beams, neither what is greedy nor what is drawn has any.
+            asked |= {"num_beams": self.num_beams or 1, "do_sample": self.draws}
+        if self.draws:
+            drawn = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
+            # A temperature is one of all tokens, as OpenAI's is, and not of a checkpoint's few.
+            neutral = {"top_p": 1.0, "top_k": 0, "seed": self.seed}
+            asked |= neutral | {name: value for name, value in drawn.items() if value is not None}
+        return asked
+
+
+def read_request(body: bytes) -> CompletionRequest:
+    """A body as a request.
+
+    Raises:
+        Refusal: 400; it names the field.
+    """
+    try:
+        return CompletionRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        path = ".".join(str(each) for each in first["loc"])
+        param = str(first["loc"][0]) if first["loc"] else None
+        told = "There is no such field" if first["type"] == "extra_forbidden" else first["msg"]
+        raise Refusal(400, f"{path or 'The body'}: {told}.", param=param) from None
+
+
+def in_clients_words(error: InputError) -> Exception:
+    """What the library refuses, said with the names of the request's fields."""
+    if isinstance(error, InputTooLongError):
+        return error
+    message = str(error).replace("add do_sample=True", "set a temperature above 0")
+    for name, own in _EXTENSIONS.items():
+        message = re.sub(rf"\b{own}\b", name, message)
+    first = re.search(rf"\b({'|'.join(_EXTENSIONS)})\b", message)
+    return Refusal(400, message, param=first and first[0])
+
+
+def check_request(asked: CompletionRequest, limits: ServerOptions) -> None:
+    """What is read, and still cannot be answered.
+
+    Raises:
+        Refusal: 400, or 413 for more text than is taken; it names the field.
+    """
+    for name, neutral in _NEUTRAL.items():
+        if getattr(asked, name) not in neutral:
+            raise Refusal(400, f"{name} is not supported here; leave it out.", param=name)
+    count = asked.n or 1
+    if asked.best_of not in (None, count):
+        raise Refusal(400, f"best_of must be n, {count}, or left out.", param="best_of")
+    if asked.stream_options is not None and not asked.stream:
+        raise Refusal(400, "stream_options is for streams; add stream.", param="stream_options")
+    if not asked.draws and asked.temperature is None and (asked.top_p or 1.0) < 1.0:
+        raise Refusal(400, "top_p is of drawn tokens; add a temperature.", param="top_p")
+    if count > 1 and not asked.draws and asked.temperature is not None and not asked.num_beams:
+        raise Refusal(
+            400,
+            f"n is {count}, but greedy decoding has one answer; set a temperature, or num_beams.",
+            param="n",
+        )
+    _check_size(asked, limits)
+
+
+def _check_size(asked: CompletionRequest, limits: ServerOptions) -> None:
+    texts, ids = asked.texts, asked.ids
+    prompts = len(texts if texts is not None else ids or [])
+    if not prompts or (ids is not None and not all(ids)):
+        raise Refusal(400, "prompt holds nothing; give a text.", param="prompt")
+    if prompts > limits.prompts:
+        raise Refusal(
+            400, f"There are {prompts} prompts; {limits.prompts} are taken.", param="prompt"
+        )
+    characters = sum(map(len, texts if texts is not None else ids or []))
+    if characters > limits.characters:
+        raise Refusal(
+            413,
+            f"The prompts have {characters} characters; {limits.characters} are taken.",
+            param="prompt",
+        )
+    for name in ("n", "num_beams"):
+        if (getattr(asked, name) or 1) > limits.sequences:
+            raise Refusal(400, f"{name} may be {limits.sequences} at most.", param=name)

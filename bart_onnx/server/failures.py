@@ -1,0 +1,124 @@
+"""Failures: what each error is on the wire, in the form that OpenAI's clients read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from bart_onnx.errors import (
+    DeadlineError,
+    DecodingError,
+    InputError,
+    InputTooLongError,
+    QueueFullError,
+    RequestCancelledError,
+    SchedulerClosedError,
+)
+
+_log = logging.getLogger(__name__)
+
+#: Seconds after which to try a server again that is closing: another one may have its place.
+RETRY_CLOSING = 5
+
+#: Nobody reads this answer; it is for logs and figures.
+CLIENT_GONE = 499
+
+_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class Refusal(HTTPException):
+    """A request that is refused before the model is asked.
+
+    Args:
+        param: which field of the body is at fault.
+        code: what programs tell it by.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(status, message)
+        self.param, self.code = param, code
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as clients see it."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """OpenAI's form of it."""
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = _TYPES.get(self.status, default)
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    @property
+    def response(self) -> Response:
+        """An answer of it alone."""
+        return JSONResponse(self.body, self.status, dict(self.headers))
+
+
+def failure_of(error: Exception) -> Failure:
+    """What an error is to a client; nothing of the inside is told of one that nobody foresaw."""
+    if isinstance(error, HTTPException):
+        param, code = getattr(error, "param", None), getattr(error, "code", None)
+        return Failure(error.status_code, str(error.detail), param, code, error.headers or {})
+    if isinstance(error, InputTooLongError):
+        return Failure(400, str(error), "prompt", "context_length_exceeded")
+    if isinstance(error, InputError):
+        return Failure(400, str(error))
+    if isinstance(error, DecodingError):
+        return Failure(422, str(error), code="not_decodable")
+    if isinstance(error, QueueFullError):
+        headers = {"Retry-After": str(error.retry_after)}
+        return Failure(429, str(error), code="rate_limit_exceeded", headers=headers)
+    if isinstance(error, SchedulerClosedError | RequestCancelledError):
+        return closing()
+    if isinstance(error, DeadlineError):
+        return Failure(504, str(error), code="deadline_exceeded")
+    return Failure(500, "The server failed at this request; its log says why.")
+
+
+def closing() -> Failure:
+    """A server that is about to end."""
+    headers = {"Retry-After": str(RETRY_CLOSING), "Connection": "close"}
+    return Failure(503, "The server is closing; ask again.", code="closing", headers=headers)
+
+
+async def answer_failure(request: Request, error: Exception) -> Response:
+    """For errors that a route raises."""
+    if isinstance(error, HTTPException) and type(error) is not Refusal:
+        told = {
+            404: f"There is no {request.url.path:.80}; see /v1/models and /v1/completions.",
+            405: f"{request.url.path:.80} does not take {request.method}.",
+        }
+        message = told.get(error.status_code, str(error.detail))
+        return Failure(error.status_code, message, headers=error.headers or {}).response
+    failure = failure_of(error)
+    if failure.status == 500:
+        _log.error("A request failed.", exc_info=error)
+    return failure.response
+
+
+async def answer_nobody(request: Request, error: Exception) -> Response:
+    """For a client that has left."""
+    return Response(status_code=CLIENT_GONE)

@@ -1,0 +1,125 @@
+"""Guard: what every request passes before any route: its id, who asks, whether the server closes.
+
+It is plain ASGI: starlette's `BaseHTTPMiddleware` would hide from routes that a client has left.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Collection, Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bart_onnx.server.failures import CLIENT_GONE, Failure, closing, failure_of
+from bart_onnx.server.lifetime import Lifetime
+from bart_onnx.server.metrics import Figures
+
+_log = logging.getLogger(__name__)
+
+_ID_HEADER = "X-Request-Id"
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+#: For whoever runs the server; probes have no key.
+OPEN_PATHS = ("/health/live", "/health/ready")
+#: What is answered while the server closes.
+HEALTH_PATHS = (*OPEN_PATHS, "/metrics")
+
+
+class Guard:
+    """The outermost part of the application.
+
+    Args:
+        keys: who has one may ask; with none, all may.
+        paths: what figures and logs name; all else is "unmatched" there.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Sequence[str],
+        paths: Collection[str],
+        lifetime: Lifetime,
+        figures: Figures,
+    ) -> None:
+        self._app, self._lifetime, self._figures = app, lifetime, figures
+        self._keys, self._paths = [key.encode() for key in keys], set(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        self._lifetime.begin()
+        try:
+            refused = self._refused(scope)
+            if refused is not None:
+                await refused.response(scope, receive, exchange.send)
+            else:
+                await self._served(scope, receive, exchange)
+        finally:
+            self._lifetime.end()
+            self._noted(exchange)
+
+    def _refused(self, scope: Scope) -> Failure | None:
+        if self._lifetime.closing and scope["path"] not in HEALTH_PATHS:
+            return closing()
+        if not self._keys or scope["path"] in OPEN_PATHS:
+            return None
+        given = Headers(scope=scope).get("Authorization", "")
+        kind, _, key = given.partition(" ")
+        # Headers are read as latin-1, whatever their bytes mean.
+        found = key.strip().encode("latin-1")
+        # All are compared, whichever fits, so that the time tells nothing.
+        fits = [hmac.compare_digest(found, own) for own in self._keys]
+        if kind.lower() == "bearer" and any(fits):
+            return None
+        headers = {"WWW-Authenticate": "Bearer"}
+        message = "Send a key of this server: Authorization: Bearer KEY."
+        return Failure(401, message, code="invalid_api_key", headers=headers)
+
+    async def _served(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+        try:
+            await self._app(scope, receive, exchange.send)
+        except Exception as error:  # a client is told that it failed, and the log how
+            _log.exception("A request failed.", extra={"request_id": exchange.request_id})
+            if exchange.status is None:
+                await failure_of(error).response(scope, receive, exchange.send)
+
+    def _noted(self, exchange: _Exchange) -> None:
+        seconds = time.monotonic() - exchange.began
+        # What a client wrote is no name of a figure.
+        route = exchange.scope["path"] if exchange.scope["path"] in self._paths else "unmatched"
+        status = exchange.status or CLIENT_GONE
+        self._figures.answered(route, status, seconds)
+        told = {
+            "request_id": exchange.request_id,
+            "method": exchange.scope["method"],
+            "route": route,
+            "status": status,
+            "seconds": round(seconds, 6),
+        }
+        _log.info("answered", extra=told)
+
+
+class _Exchange:
+    """One request and what has been sent for it."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope, self._send = scope, send
+        self.status: int | None = None
+        self.began = time.monotonic()
+        given = Headers(scope=scope).get(_ID_HEADER, "")
+        self.request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = self.request_id
+
+    async def send(self, message: Message) -> None:
+        """Send it; the first part tells the request's id."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)[_ID_HEADER] = self.request_id
+        await self._send(message)

@@ -1,0 +1,224 @@
+"""Options of the server: flags, environment and a YAML file all come from one dataclass's fields.
+
+A flag wins over BART_ONNX_NAME in the environment, and that over the file. It knows no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from bart_onnx.devices import CPU
+from bart_onnx.documents import LongInput
+from bart_onnx.errors import InputError, InputTypeError, MissingFileError, MissingPackageError
+from bart_onnx.graphs import PRECISIONS
+
+PREFIX = "BART_ONNX_"
+_CONFIG = "config"
+# Texts that are split have several rows, whose outputs are not one stream.
+_LONG_INPUTS = tuple(each for each in get_args(LongInput) if each != "split")
+
+T = TypeVar("T")
+
+
+def _option(default: T, explained: str, shown: bool = True) -> T:
+    field: T = dataclasses.field(default=default, repr=shown, metadata={"help": explained})
+    return field
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server runs; each field's metadata says what it is.
+
+    Raises:
+        InputError: a value out of its range, no preset, or two that are served by one name.
+    """
+
+    preset: tuple[str, ...] = _option((), "a model to serve; repeatable")
+    host: str = _option("127.0.0.1", "the address to listen at")
+    port: int = _option(8000, "the port to listen at; 0 for any that is free")
+    api_key: tuple[str, ...] = _option(
+        (),
+        "who sends one of these may ask; repeatable; better in the environment or the file, since "
+        "others on this machine can read a command line",
+        shown=False,
+    )
+    precision: str = _option("fp32", f"one of {', '.join(PRECISIONS)}")
+    device: str = _option(CPU, "what runs the model")
+    threads: int | None = _option(None, "of one step; unset: the cores this process may use")
+    offline: bool = _option(False, "no network, and no export")
+    long_input: str = _option(
+        "error", f"what becomes of a text longer than the model reads: {' or '.join(_LONG_INPUTS)}"
+    )
+    speculation: bool = _option(
+        False, "draft tokens of greedy requests from their sources, where that is faster"
+    )
+    rows: int = _option(64, "rows decoded together")
+    cache_tokens: int | None = _option(None, "tokens of all caches; unset: what the device says")
+    waiting: int = _option(256, "requests that may wait")
+    deadline: float = _option(60.0, "seconds that a request may take, waiting included")
+    body_bytes: int = _option(4 * 2**20, "the largest body")
+    characters: int = _option(400_000, "the longest prompts of a request, together")
+    prompts: int = _option(32, "prompts of a request")
+    sequences: int = _option(16, "beams, or sequences, of a prompt")
+    metrics: bool = _option(True, "whether there is /metrics")
+    drain_delay: float = _option(5.0, "seconds between SIGTERM and the listener's end")
+    drain_timeout: float = _option(30.0, "seconds that requests under way have after that")
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "rows", "cache_tokens", "waiting", "body_bytes", "characters"):
+            _check_least(name, getattr(self, name), 1)
+        for name in ("prompts", "sequences"):
+            _check_least(name, getattr(self, name), 1)
+        for name in ("port", "drain_delay", "drain_timeout"):
+            _check_least(name, getattr(self, name), 0)
+        if not (self.deadline > 0 and math.isfinite(self.deadline)):
+            raise InputError(f"deadline must be above 0 and finite, found {self.deadline}.")
+        if self.port > 65_535:
+            raise InputError(f"port must be at most 65535, found {self.port}.")
+        _check_known("long_input", self.long_input, _LONG_INPUTS)
+        _check_known("precision", self.precision, PRECISIONS)
+        if not all(key.strip() for key in self.api_key):
+            raise InputError("An api_key is blank, which would let anyone in; leave it out.")
+        self._check_presets()
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Each preset by the name that it is served by: the last part of a path or URI."""
+        return {served_name(preset): preset for preset in self.preset}
+
+    def _check_presets(self) -> None:
+        if not self.preset:
+            raise InputError("There is nothing to serve; name a model with --preset.")
+        if len(self.names) < len(self.preset):
+            raise InputError(
+                f"Two of {', '.join(self.preset)} would be served by the same name, the last part "
+                "of their paths; rename one."
+            )
+
+
+def served_name(preset: str) -> str:
+    """What clients call a preset."""
+    parts = preset.rstrip("/").split("/")
+    if preset.startswith("kaggle://") and parts[-1].isdigit():
+        parts.pop()  # the version
+    return parts[-1].split("@")[0]
+
+
+def option_parser(program: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser with a flag for each option."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Serve models over HTTP. Each option may also be set in the environment, as "
+        f"{PREFIX}HOST, and in a YAML file; a flag wins over the environment, and that over the "
+        "file.",
+        epilog=epilog,
+        allow_abbrev=False,
+    )
+    parser.add_argument(f"--{_CONFIG}", metavar="FILE", help="a YAML file of these options")
+    for field in dataclasses.fields(ServerOptions):
+        told = "" if field.default in ((), None) else f"; default: {field.default}"
+        kind: dict[str, Any] = {"metavar": field.name.rsplit("_", 1)[-1].upper()}
+        if field.type == "bool":
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif field.type == "tuple[str, ...]":
+            kind["action"] = "append"
+        said = f"{field.metadata['help']}{told}".replace("%", "%%")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", default=None, help=said, **kind)
+    return parser
+
+
+def read_options(flags: argparse.Namespace, environment: Mapping[str, str]) -> ServerOptions:
+    """The options of a parsed command line, an environment and the file that either names.
+
+    Raises:
+        InputError, InputTypeError: a value that cannot be used, or a key of the file that is no
+            option.
+        MissingFileError, MissingPackageError: no file is there, or nothing to read it with.
+    """
+    path = flags.config or environment.get(f"{PREFIX}{_CONFIG.upper()}")
+    values = dict(_of_file(Path(path))) if path else {}
+    for field in dataclasses.fields(ServerOptions):
+        name = f"{PREFIX}{field.name.upper()}"
+        if environment.get(name):
+            values[field.name] = _read(name, field.type, environment[name])
+        given = getattr(flags, field.name)
+        if given is not None:
+            flag = f"--{field.name.replace('_', '-')}"
+            values[field.name] = _read(flag, field.type, given)
+    return ServerOptions(**values)
+
+
+def _of_file(path: Path) -> Mapping[str, Any]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{path} needs PyYAML, which is not installed; run pip install "bart_onnx[serve]".'
+        ) from error
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingFileError(f"{path} cannot be read: {error}.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path} is not YAML: {error}.") from error
+    kinds = {field.name: field.type for field in dataclasses.fields(ServerOptions)}
+    if not isinstance(found, Mapping) or not set(found) <= set(kinds):
+        unknown = sorted(map(str, set(found) - set(kinds))) if isinstance(found, Mapping) else found
+        raise InputError(f"{path} must hold options by name, found {unknown!r:.80}.")
+    return {name: _of_yaml(f"{name} in {path}", kinds[name], found[name]) for name in found}
+
+
+def _of_yaml(name: str, kind: Any, value: Any) -> Any:
+    """A value of the right type as it is; one that only looks like it is refused."""
+    if kind == "tuple[str, ...]":
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list) and all(isinstance(each, str) for each in texts):
+            return tuple(texts)
+    elif kind == "float" and type(value) in (int, float):
+        return float(value)
+    elif type(value).__name__ == kind.removesuffix(" | None"):
+        return value
+    elif value is None and kind.endswith(" | None"):
+        return None
+    raise InputTypeError(f"{name} must be {kind}, found {value!r:.80}.")
+
+
+def _read(name: str, kind: Any, value: Any) -> Any:
+    """A value of the command line or the environment."""
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, Sequence) else value
+    try:
+        return _READERS[kind.removesuffix(" | None")](value)
+    except (ValueError, KeyError):
+        raise InputTypeError(f"{name} must be {kind}, found {value!r:.80}.") from None
+
+
+def _texts(value: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in value.split(",") if each.strip())
+
+
+_BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": lambda value: _BOOLEANS[value.lower()],
+    "tuple[str, ...]": _texts,
+}
+
+
+def _check_least(name: str, value: float | None, least: int) -> None:
+    if value is not None and not (value >= least and math.isfinite(value)):
+        raise InputError(f"{name} must be at least {least} and finite, found {value}.")
+
+
+def _check_known(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(known)}; found {value!r:.80}.")

@@ -212,10 +212,12 @@ def find_engines(bundle: Bundle, platform: Platform, verify: bool = True) -> Eng
 
     Raises:
         DeviceError: there are none; the message names those that are there, and the command.
-        BundleDamagedError, MissingFileError: those that fit are damaged.
+        BundleDamagedError, MissingFileError: those that fit are damaged, or none fits and some are
+            so damaged that what they are for cannot be told.
     """
     directory = engines_directory(bundle)
     others: list[str] = []
+    damage: list[BundleDamagedError | MissingFileError] = []
     fitting: list[Engines] = []
     for path in _directories(directory):
         try:
@@ -223,10 +225,14 @@ def find_engines(bundle: Bundle, platform: Platform, verify: bool = True) -> Eng
             found.check_fits(bundle, platform)
         except BundleFormatError:
             others.append(f"another version of bart_onnx ({path.name})")
+        except (BundleDamagedError, MissingFileError) as error:
+            damage.append(error)
         except DeviceError:
             others.append(f"{found.platform} ({path.name})")
         else:
             fitting.append(found)
+    if damage and not fitting:
+        raise damage[0]
     if not fitting:
         there = f"there are engines for {'; '.join(others)}" if others else "there are none"
         raise DeviceError(

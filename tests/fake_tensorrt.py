@@ -60,6 +60,7 @@ class FakeMemory:
         raise AssertionError(f"{size} bytes at {address} were never allocated, or are freed")
 
     def clear(self, address, size):
+        assert self.recording is None, "a clearing was captured"
         self.bytes(address, size)[:] = 0
 
     def to_device(self, address, array):
@@ -74,6 +75,7 @@ class FakeMemory:
         array.view(np.uint8).reshape(-1)[:] = self.bytes(address, array.nbytes)
 
     def copy(self, target, source, size):
+        assert self.recording is None, "a copy of caches was captured"
         assert abs(target - source) >= size, "the bytes copied overlap"
         self.bytes(target, size)[:] = self.bytes(source, size)
 
@@ -81,9 +83,12 @@ class FakeMemory:
         self.waits += 1
 
     def capture(self, put):
-        self.recording, self.captures = [], self.captures + 1
-        put()
-        recorded, self.recording = self.recording, None
+        recorded = self.recording = []
+        self.captures += 1
+        try:
+            put()
+        finally:
+            self.recording = None
 
         def launch():
             self.launches += 1

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.runners.device_errors import device_error
@@ -108,7 +109,8 @@ class Block:
         self.kind, self.rows, self.length, self.use = kind, rows, length, use
         shape = (kind.tensors, rows, kind.heads, length, kind.width)
         self.bytes = math.prod(shape) * _WIDTHS[kind.dtype]
-        self.value = placement.allocated(shape, kind.dtype)
+        # Only its address is bound, so it may be what numpy knows too.
+        self.value = placement.allocated(tuple(self.as_float32()), "float32")
         self.address: int = self.value.data_ptr()
 
     @property
@@ -122,6 +124,13 @@ class Block:
         shape = [rows, self.kind.heads, self.length, self.kind.width]
         row_bytes = self.bytes // (self.kind.tensors * self.rows)
         return shape, self.address + (tensor * self.rows + first) * row_bytes
+
+    def keep(self, lengths: NDArray[np.int64]) -> None:
+        """Zero row r from position `lengths[r]` on. It goes by way of the host: seldom called."""
+        array = self.value.numpy().copy()
+        for row, length in enumerate(lengths):
+            array[:, row, :, length:] = 0
+        self.value.update_inplace(array)
 
     def as_float32(self) -> list[int]:
         """Its shape, were it float32."""

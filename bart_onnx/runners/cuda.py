@@ -29,6 +29,8 @@ from bart_onnx.graphs import (
     ENCODER,
     ENCODER_SEQUENCE_OUTPUT,
     ENCODER_TOKEN_IDS,
+    LOG_SUM_EXP,
+    LOGITS,
     NEXT_TOKEN_IDS,
     SOURCE_LENGTHS,
     GraphSpec,
@@ -194,6 +196,9 @@ class CudaRunner:
             storage = state.storage
             layout = Layout(storage.own.block, storage.cross.block, fed, tuple(wanted))
             outputs = self._step(layout).run(state, token_ids, positions)
+            # Of several tokens some may be forgotten.
+            if query_length > 1 and not _is_finite(outputs):
+                state.spoil()
         state.advance(query_length)
         return outputs
 
@@ -249,6 +254,14 @@ class CudaRunner:
         longest = token_ids.shape[1]
         check_positions("encoder", longest, self.config.max_sequence_length)
         return np.pad(token_ids, ((0, 0), (0, length_bucket(longest) - longest)))
+
+
+def _is_finite(outputs: Mapping[str, NDArray[np.generic]]) -> bool:
+    """Whether a step gave numbers only, by one that whoever verifies drafts looks at anyway; true
+    where nothing tells.
+    """
+    told = next((outputs[name] for name in (LOG_SUM_EXP, LOGITS) if name in outputs), None)
+    return told is None or bool(np.isfinite(np.asarray(told, np.float32)).all())
 
 
 def _cache_kind(step: GraphSpec) -> CacheKind:

@@ -117,11 +117,17 @@ class CudaDriver:
         graph, runnable = c_void_p(), c_void_p()
         self._call("cuStreamBeginCapture_v2", self._stream, c_int(_RELAXED))
         try:
-            put()
-        finally:
+            try:
+                put()
+            except BaseException:
+                # Its status would hide the first error.
+                self._call.status("cuStreamEndCapture", self._stream, byref(graph))
+                raise
             self._call("cuStreamEndCapture", self._stream, byref(graph))
-        self._call("cuGraphInstantiateWithFlags", byref(runnable), graph, ctypes.c_ulonglong(0))
-        self._call("cuGraphDestroy", graph)
+            self._call("cuGraphInstantiateWithFlags", byref(runnable), graph, ctypes.c_ulonglong(0))
+        finally:
+            if graph:
+                self._call.status("cuGraphDestroy", graph)
         return _Captured(self._call, self._context, runnable, self._stream)
 
     def _enter(self) -> None:

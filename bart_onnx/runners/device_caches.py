@@ -64,6 +64,11 @@ class Caches:
             self._mover.move(lease.block, target.block, rows.astype(np.int64))
             return target
 
+    def keep(self, lease: Lease, lengths: NDArray[np.int64]) -> None:
+        """Zero row r of a block from position `lengths[r]` on."""
+        with self.asking(f"clearing {lease.block.rows} rows of {lease.block.length} tokens"):
+            lease.block.keep(lengths)
+
     @contextmanager
     def asking(self, doing: str) -> Iterator[None]:
         """Ask the device, alone; what it answers amiss is raised as an error of this package.

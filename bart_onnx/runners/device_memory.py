@@ -6,6 +6,7 @@ next caches of that size lie where the last did, and what was captured for them 
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -62,10 +63,17 @@ class Block:
 
 
 class Arena:
-    """Hands out blocks, and keeps those that were given back for the next that is as large."""
+    """Hands out blocks, and keeps those that were given back for the next that is as large.
+
+    Attributes:
+        lock: held by whoever puts work on the memory's stream, so that none of it is caught up in
+            what another thread captures.
+        allocated: bytes.
+    """
 
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
+        self.lock = threading.RLock()
         self._free: dict[int, list[int]] = {}
         self.allocated = 0
 
@@ -76,14 +84,16 @@ class Arena:
             DeviceMemoryError: there is no room.
         """
         size = max(1, -(-size // ALIGNMENT)) * ALIGNMENT
-        kept = self._free.setdefault(size, [])
-        if kept:
-            # The lowest, so that what takes the same blocks in the same order finds them again.
-            address = min(kept)
-            kept.remove(address)
-        else:
-            address = self._allocate(size)
+        with self.lock:
+            kept = self._free.setdefault(size, [])
+            if kept:
+                # The lowest, so that what takes the same blocks in the same order finds them again.
+                address = min(kept)
+                kept.remove(address)
+            else:
+                address = self._allocate(size)
         block = Block(address, size)
+        # A list's append is whole in any thread, wherever the garbage collector comes from.
         weakref.finalize(block, kept.append, address).atexit = False
         return block
 

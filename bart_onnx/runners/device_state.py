@@ -31,6 +31,7 @@ class Storage:
         beams: rows of each source.
         past_lengths: tokens in each row's self cache, int64 [places * beams].
         source_lengths: int64 [places]; 1 where no source lies. Never written to.
+        is_spoiled: whether a step has written into the self caches what is no number.
     """
 
     cross: Lease
@@ -38,6 +39,7 @@ class Storage:
     beams: int
     past_lengths: NDArray[np.int64]
     source_lengths: NDArray[np.int64]
+    is_spoiled: bool = False
 
 
 class DeviceState:
@@ -92,10 +94,22 @@ class DeviceState:
         self.storage.past_lengths[self.places] += count
 
     def truncate(self, lengths: NDArray[np.int64]) -> None:
-        """Forget each row's tokens from position `lengths[r]` on; no memory is touched."""
+        """Forget each row's tokens from position `lengths[r]` on.
+
+        Memory is touched only if the storage is spoiled: attention multiplies what is forgotten by
+        a probability of zero, which only finite values survive.
+        """
         if np.any(lengths > self.lengths) or np.any(lengths < 0):
             raise InputError(f"Cannot truncate rows of {self.lengths} tokens to {lengths}.")
-        self.storage.past_lengths[self.places] = lengths
+        storage = self.storage
+        storage.past_lengths[self.places] = lengths
+        if storage.is_spoiled:
+            self._caches.keep(storage.own, storage.past_lengths)
+            storage.is_spoiled = False
+
+    def spoil(self) -> None:
+        """Note that a step has written what is no number; see `truncate`."""
+        self.storage.is_spoiled = True
 
     def between(self, first: int, last: int) -> Self:
         """Rows `first` to `last - 1` in the same storage; in their steps the others sit out."""
@@ -114,7 +128,7 @@ class DeviceState:
         own = self._caches.moved(storage.own, rows, storage.own.block.length)
         past_lengths = storage.past_lengths[rows]
         beams = storage.beams * count
-        self.storage = Storage(storage.cross, own, beams, past_lengths, storage.source_lengths)
+        self._store(storage.cross, own, beams, past_lengths, storage.source_lengths)
         self._take_places((self.places[:, None] * count + np.arange(count)).ravel())
 
     def select(self, rows: RowArray, since: int = 0) -> None:
@@ -131,6 +145,18 @@ class DeviceState:
             self._move(chosen)
         else:
             self._rearrange(chosen, sources)
+
+    def _store(
+        self,
+        cross: Lease,
+        own: Lease,
+        beams: int,
+        past_lengths: NDArray[np.int64],
+        source_lengths: NDArray[np.int64],
+    ) -> None:
+        """Lie elsewhere; rows have taken along whatever was in them."""
+        spoiled = self.storage.is_spoiled
+        self.storage = Storage(cross, own, beams, past_lengths, source_lengths, spoiled)
 
     def _take_places(self, places: RowArray) -> None:
         self.places = places
@@ -153,7 +179,7 @@ class DeviceState:
             order = np.arange(own.block.rows)
             order[places] = chosen
             own = self._caches.moved(own, order, own.block.length)
-        self.storage = Storage(storage.cross, own, beams, past_lengths, source_lengths)
+        self._store(storage.cross, own, beams, past_lengths, source_lengths)
         self._take_places(places)
 
     def _move(self, chosen: RowArray) -> None:
@@ -172,6 +198,6 @@ class DeviceState:
         source_lengths[: len(sources)] = storage.source_lengths[sources]
         cross = self._caches.moved(storage.cross, all_sources, storage.cross.block.length)
         own = self._caches.moved(storage.own, all_rows, storage.own.block.length)
-        self.storage = Storage(cross, own, beams, past_lengths, source_lengths)
+        self._store(cross, own, beams, past_lengths, source_lengths)
         self._take_places(np.arange(len(chosen)))
         self._is_part = False

@@ -8,7 +8,6 @@ and lengths up in one copy, and brings down what was asked for. Engines run one 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -67,7 +66,7 @@ class TensorRTRunner:
         self, bundle: Bundle, engines: Engines, opened: Mapping[str, Engine], memory: DeviceMemory
     ) -> None:
         self.bundle, self.engines = bundle, engines
-        self._memory, self._process, self._lock = memory, os.getpid(), threading.RLock()
+        self._memory, self._process = memory, os.getpid()
         specs = {spec.name: spec for spec in graph_specs(bundle.config, bundle.precision)}
         step = specs[DECODER_STEP]
         check_caches_in_place(opened[DECODER_STEP], bundle.config)
@@ -284,7 +283,7 @@ class TensorRTRunner:
                 "TensorRT engines do not outlive a fork. Open the model in the child process, or "
                 "start it with the method 'spawn'."
             )
-        return self._lock
+        return self._arena.lock
 
 
 def _copied(outputs: Outputs) -> Outputs:

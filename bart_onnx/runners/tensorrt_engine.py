@@ -7,6 +7,7 @@ one block of memory for activations, which is right because they run one after a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from bart_onnx.errors import DeviceError
 from bart_onnx.graphs import cache_names
 from bart_onnx.runners.device_memory import Block, DeviceMemory
 from bart_onnx.runners.tensorrt_library import Library, Messages, logger
+
+_log = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -92,11 +95,14 @@ class Engine:
 
 
 class Run:
-    """One shape at fixed addresses: run as it is once, then captured, then launched."""
+    """One shape at fixed addresses: run as it is once, then captured, then launched.
+
+    What cannot be captured is run as it is from then on.
+    """
 
     def __init__(self, name: str, context: Any, memory: DeviceMemory) -> None:
         self._name, self._context, self._memory = name, context, memory
-        self._warm = False
+        self._is_warm, self._captures = False, True
         self._launch: Callable[[], None] | None = None
 
     def __call__(self) -> None:
@@ -105,13 +111,22 @@ class Run:
         Raises:
             DeviceError: TensorRT refuses it.
         """
-        if self._launch is None and self._warm:
-            self._launch = self._memory.capture(self._put)
+        if self._launch is None and self._is_warm and self._captures:
+            self._launch = self._captured()
         if self._launch is not None:
             self._launch()
             return
         self._put()
-        self._warm = True
+        self._is_warm = True
+
+    def _captured(self) -> Callable[[], None] | None:
+        """The run as a graph; None, from now on, where the device refuses it."""
+        try:
+            return self._memory.capture(self._put)
+        except DeviceError as error:
+            _log.warning("The %s engine runs without CUDA graphs at a shape: %s", self._name, error)
+        self._captures = False
+        return None
 
     def _put(self) -> None:
         if not self._context.execute_async_v3(self._memory.stream):

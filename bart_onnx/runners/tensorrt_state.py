@@ -81,8 +81,9 @@ class TensorRTState:
         self._lengths = np.zeros(len(source_lengths), np.int64)
         self._most = most
         self._slots = max(len(source_lengths), min(row_bucket(len(source_lengths)), most))
-        self._own = self._cleared(self._slots)
-        self._cross = self._blocks(self._source_sizes, self._slots)
+        with arena.lock:
+            self._own = self._cleared(self._slots)
+            self._cross = self._blocks(self._source_sizes, self._slots)
         # Rows before this one's in the blocks, where others use them too.
         self._shared, self._first_row, self._first_source = False, 0, 0
 
@@ -127,7 +128,12 @@ class TensorRTState:
         self._lengths += count
 
     def truncate(self, lengths: NDArray[np.int64]) -> None:
-        """Forget each row's tokens from position `lengths[r]` on; attention goes by lengths."""
+        """Forget each row's tokens from position `lengths[r]` on.
+
+        No memory is touched: attention goes by lengths. What is no number stays where it was
+        written, so whoever has such tokens forgotten must not count on the row to be well again;
+        `TensorRTRunner.drafts_pay` lets none be drafted.
+        """
         if np.any(lengths > self._lengths) or np.any(lengths < 0):
             raise InputError(f"Cannot truncate rows of {self._lengths} tokens to {lengths}.")
         self._lengths[:] = lengths
@@ -146,13 +152,12 @@ class TensorRTState:
 
     def expand(self, count: int) -> None:
         """Row r becomes rows r * count to r * count + count - 1; sources stay as they are."""
-        own = self._cleared(self._slots * self.beams * count)
-        for name, size in self._row_sizes.items():
-            source = self._own[name].address + self._first_row * size
-            for row in range(self.rows * count):
-                self._memory.copy(
-                    own[name].address + row * size, source + row // count * size, size
-                )
+        with self._arena.lock:
+            own = self._cleared(self._slots * self.beams * count)
+            for name, size in self._row_sizes.items():
+                source, target = self._own[name].address + self._first_row * size, own[name].address
+                for row in range(self.rows * count):
+                    self._memory.copy(target + row * size, source + row // count * size, size)
         self._own, self._first_row = own, 0
         self._lengths = np.repeat(self._lengths, count)
 
@@ -163,8 +168,9 @@ class TensorRTState:
         """
         beams = self.beams
         sources = rows[::beams] // beams
-        self._move(self._own, self._row_sizes, self._first_row, rows)
-        self._move(self._cross, self._source_sizes, self._first_source, sources)
+        with self._arena.lock:
+            self._move(self._own, self._row_sizes, self._first_row, rows)
+            self._move(self._cross, self._source_sizes, self._first_source, sources)
         if len(rows) == self.rows:
             self._lengths[:] = self._lengths[rows]
             self.source_lengths[:] = self.source_lengths[sources]

@@ -30,6 +30,8 @@ def check_network(network: Network, spec: GraphSpec, config: BartConfig, capacit
     found = [*_tensors(network, spec, capacity), *_unread(network)]
     found += _attentions(network, spec, config)
     found += _caches(network, spec, config)
+    if spec.name != ENCODER:
+        found += _values(network, config)
     if found:
         raise ExportError(
             f"TensorRT's parser has not understood the {spec.name} graph, and an engine of it "
@@ -93,6 +95,28 @@ def _lengths(network: Network, layer: Any, source: str) -> Iterator[str]:
     origins = network.origins(lengths)
     if lengths.dtype.name != "INT32" or origins != {source}:
         yield f"the lengths of {layer.name} are {lengths.dtype.name}, from {', '.join(origins)}"
+
+
+def _values(network: Network, config: BartConfig) -> Iterator[str]:
+    """Attention layers of the decoder whose values are not those of their keys."""
+    expected: dict[str, str] = {}
+    for number in range(config.decoder.num_layers):
+        names = cache_names(number)
+        expected[names.self_key] = names.self_value
+        expected[names.cross_key] = names.cross_value
+    for layer in network.of_kind("ATTENTION_INPUT"):
+        key, value = (_cache(network, layer.get_input(place)) for place in (1, 2))
+        wanted = expected.pop(key, None)
+        if value != wanted:
+            yield f"{layer.name} reads keys {key} and values {value} in place of {wanted}"
+
+
+def _cache(network: Network, tensor: Any) -> str:
+    """The cache that a tensor is, updated or not; its own name if it is none."""
+    maker = network.maker(tensor)
+    if maker is not None and maker.type.name == "KV_CACHE_UPDATE":
+        tensor = maker.get_input(0)
+    return str(tensor.name)
 
 
 def _caches(network: Network, spec: GraphSpec, config: BartConfig) -> Iterator[str]:

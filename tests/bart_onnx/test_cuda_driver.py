@@ -38,6 +38,9 @@ class MadeUpDriver:
     def _cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802
         value._obj.value = NUMBERS[attribute.value]
 
+    def _cuStreamEndCapture(self, stream, graph):  # noqa: N802
+        graph._obj.value = 88
+
     def _cuStreamCreate(self, stream, flags):  # noqa: N802
         stream._obj.value = 77
 
@@ -113,6 +116,18 @@ def test_a_capture_that_fails_ends():
 
     with pytest.raises(DeviceError, match="no"):
         driver.capture(fail)
+    assert library.calls[-2:] == ["cuStreamEndCapture", "cuGraphDestroy"]
+
+
+def test_the_first_error_of_a_capture_is_told():
+    library = MadeUpDriver(failing="cuStreamEndCapture")
+    driver = CudaDriver(library=library)
+
+    def fail():
+        raise DeviceError("the first")
+
+    with pytest.raises(DeviceError, match="the first"):
+        driver.capture(fail)
     assert library.calls[-1] == "cuStreamEndCapture"
 
 
@@ -123,9 +138,11 @@ def test_no_memory_left_is_said_with_the_numbers():
 
 
 def test_what_the_driver_refuses_is_told():
-    driver = CudaDriver(library=MadeUpDriver(failing="cuGraphInstantiateWithFlags"))
+    library = MadeUpDriver(failing="cuGraphInstantiateWithFlags")
+    driver = CudaDriver(library=library)
     with pytest.raises(DeviceError, match=r"cuGraphInst\w+: something odd \(error 999\)"):
         driver.capture(lambda: None)
+    assert library.calls[-1] == "cuGraphDestroy"
 
 
 def test_no_driver_and_no_gpu_are_told():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 
 import numpy as np
@@ -179,6 +181,72 @@ def test_truncated_rows_are_decoded_again(runner, judge):
     pair.step(2)
     with pytest.raises(InputError, match="Cannot truncate"):
         pair.ours.truncate(np.array([99, 1, 1, 1]))
+
+
+NOT_A_NUMBER = 50
+
+
+@pytest.fixture
+def broken_bundle(variant_bundles, tmp_path):
+    """One whose model knows one token as NaN."""
+    path = tmp_path / "broken"
+    shutil.copytree(variant_bundles("untied").path, path)
+    tensors = json.loads((path / "manifest.json").read_text())["tensors"]
+    (name,) = [name for name in tensors if "token_embedding" in name]
+    shape, offset = tuple(tensors[name]["shape"]), tensors[name]["offset"]
+    weights = np.memmap(path / "weights.bin", np.float32, "r+", offset, shape)
+    weights[NOT_A_NUMBER] = np.nan
+    weights.flush()
+    return Bundle.open(path, verify=False)
+
+
+@pytest.mark.parametrize("wanted", [LOG_SUM_EXP, LOGITS])
+@pytest.mark.parametrize("change", [None, "select", "expand", "part"])
+def test_what_a_rejected_draft_has_spoiled_is_well_again(broken_bundle, change, wanted):
+    ours = CudaRunner(broken_bundle, threads=1, placement=STAND_IN)
+    pair = Pair(ours, OrtRunner(broken_bundle, threads=1), 3)
+    sources = np.arange(4, 16).reshape(3, 4), np.array([4, 2, 3])
+    pair.ours, pair.theirs = ours.encode(*sources), pair.judge.encode(*sources)
+    fed = np.array([[7, NOT_A_NUMBER, 9, 9, 9], [7, 8, 9, 9, 9], [7, 8, 9, NOT_A_NUMBER, 9]])
+    # What is no number spoils the places before it too, so these rows forget the whole step.
+    lengths = np.array([1, 6, 1])
+    for runner, state in ((ours, pair.ours), (pair.judge, pair.theirs)):
+        runner.step(state, np.full((3, 1), 2), ())
+        found = runner.step(state, fed, (wanted,))[wanted]
+        assert not np.isfinite(found).all()
+    if change == "select":
+        pair.do("select", np.array([2, 0]))
+        lengths = lengths[[2, 0]]
+    elif change == "expand":
+        pair.do("expand", 2)
+        lengths = np.repeat(lengths, 2)
+    elif change == "part":
+        pair, lengths = pair.between(1, 3), lengths[1:]
+    pair.do("truncate", lengths)
+    for _ in range(3):
+        found = ours.step(pair.ours, np.full((len(lengths), 1), 8), (LOGITS,))[LOGITS]
+        expected = pair.judge.step(pair.theirs, np.full((len(lengths), 1), 8), (LOGITS,))[LOGITS]
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+def test_a_truncation_after_sound_steps_touches_no_memory(runner, judge, monkeypatch):
+    pair = Pair(runner, judge, 2)
+    pair.step(5, (LOG_SUM_EXP,))
+    monkeypatch.setattr(Block, "keep", lambda *_: pytest.fail("memory was touched"))
+    pair.do("truncate", np.array([1, 3]))
+    pair.step()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_blocks_of_every_type_are_cleared_past_a_length(dtype):
+    block = Block(STAND_IN, CacheKind(2, 2, 4, dtype), 3, 5)
+    block.value.update_inplace(np.full(block.as_float32(), np.nan, np.float32))
+    block.keep(np.array([0, 3, 5]))
+    left = np.isnan(block.value.numpy()).all(axis=(0, 2, 4))
+    assert left.sum(axis=1).tolist() == [0, 3, 5]
+    assert left[1].tolist() == [True] * 3 + [False] * 2
+    assert not block.value.numpy()[:, 1, :, 3:].any()
 
 
 def test_groups_step_on_their_own_and_together(runner, judge):

@@ -168,6 +168,26 @@ def test_damage_is_found(bundle):
         Engines.open(directory)
 
 
+def without_seal(directory):
+    (directory / "manifest.sha256").unlink()
+
+
+def without_sense(directory):
+    (directory / "manifest.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"), [(without_seal, MissingFileError), (without_sense, BundleDamagedError)]
+)
+def test_damaged_engines_do_not_stand_in_the_way_of_those_that_fit(bundle, damage, error):
+    damaged = written(bundle, limits=Limits(16, 64, 32))
+    damage(damaged)
+    with pytest.raises(error, match=damaged.name):
+        find_engines(bundle, HERE)
+    fitting = written(bundle)
+    assert find_engines(bundle, HERE).path == fitting
+
+
 def outside(manifest):
     manifest["files"]["../weights.bin"] = manifest["files"].pop("encoder.engine")
 

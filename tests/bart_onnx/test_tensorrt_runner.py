@@ -5,6 +5,7 @@ it may. What a GPU does is not shown here.
 from __future__ import annotations
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from bart_onnx.decoding.loop import generate
 from bart_onnx.errors import DeviceError, DeviceMemoryError, InputError, InputTooLongError
 from bart_onnx.graphs import CROSS_ATTENTION, LOGITS, NEXT_TOKEN_IDS, TOP_LOGITS
 from bart_onnx.runners import tensorrt_runs
+from bart_onnx.runners.device_memory import ALIGNMENT, Arena
 from bart_onnx.runners.ort import OrtRunner
 from bart_onnx.samplers import BeamSampler, GreedySampler
 from bart_onnx.store import shipped_path
@@ -280,6 +282,74 @@ def test_what_tensorrt_does_not_run_is_told(bundle, fake, monkeypatch):
         fake.runner.step(state, np.full((2, 1), 5), (LOGITS,))
     monkeypatch.undo()
     assert fake.runner.step(state, np.full((2, 1), 5), (LOGITS,))[LOGITS].shape[0] == 2
+
+
+@pytest.mark.parametrize("change", ["select", "expand", "encode"])
+def test_no_other_thread_puts_work_into_a_capture(bundle, fake, monkeypatch, change):
+    sources, lengths = rows_of(bundle.config, 2)
+    state, other = (fake.runner.encode(sources, lengths) for _ in range(2))
+    changes = {
+        "select": lambda: other.select(np.array([1, 0])),
+        "expand": lambda: other.expand(2),
+        "encode": lambda: fake.runner.encode(sources, lengths),
+    }
+    captured, workers, failures = fake.memory.capture, [], []
+
+    def work():
+        try:
+            changes[change]()
+        except BaseException as error:
+            failures.append(error)
+
+    def capture(put):
+        def put_beside_another():
+            workers.append(threading.Thread(target=work))
+            workers[-1].start()
+            workers[-1].join(0.2)
+            assert workers[-1].is_alive() or failures, "the other thread did not wait"
+            put()
+
+        return captured(put_beside_another)
+
+    monkeypatch.setattr(fake.memory, "capture", capture)
+    for _ in range(2):
+        fake.runner.step(state, np.full((2, 1), 5), (NEXT_TOKEN_IDS,))
+    for worker in workers:
+        worker.join()
+    assert len(workers) == 1
+    assert not failures
+
+
+def test_blocks_are_handed_out_by_one_thread_at_a_time(fake):
+    arena, taken = Arena(fake.memory), []
+    with arena.lock:
+        worker = threading.Thread(target=lambda: taken.append(arena.take(ALIGNMENT)))
+        worker.start()
+        worker.join(0.2)
+        assert not taken
+    worker.join()
+    assert len(taken) == 1
+
+
+def test_what_cannot_be_captured_runs_without(bundle, fake, cpu, monkeypatch, caplog):
+    sources, lengths = rows_of(bundle.config, 2)
+    states = fake.runner.encode(sources, lengths), cpu.encode(sources, lengths)
+    asked = []
+
+    def refuse(put):
+        asked.append(put)
+        raise DeviceError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(fake.memory, "capture", refuse)
+    for _ in range(4):
+        fed = np.full((2, 1), 5)
+        found, expected = (
+            runner.step(state, fed, (LOGITS,))[LOGITS].copy()
+            for runner, state in zip((fake.runner, cpu), states, strict=True)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    assert len(asked) == 1
+    assert "stream is capturing" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

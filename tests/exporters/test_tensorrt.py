@@ -205,9 +205,30 @@ def with_copied_caches(model):
         edits.replace(node, edits.before(node)("Add", node.inputs[0], node.inputs[0]))
 
 
+def values_of(model, place, other):
+    attentions = attentions_of(model)
+    attentions[place].replace_input_with(2, attentions[other].inputs[2])
+
+
+def with_values_of_the_last_layer(model):
+    values_of(model, 2, 0)
+
+
+def with_values_of_another_source(model):
+    values_of(model, 1, 3)
+
+
+def with_keys_for_values(model):
+    attention = attentions_of(model)[0]
+    attention.replace_input_with(2, attention.inputs[1])
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (with_values_of_the_last_layer, "self_key_1 and values self_value_0 in place of self_val"),
+        (with_values_of_another_source, "cross_key_0 and values cross_value_1 in place of cross_"),
+        (with_keys_for_values, "self_key_0 and values self_key_0 in place of self_value_0"),
         (lengths_elsewhere, "has lost its lengths"),
         (without_scale, "is multiplied by None"),
         (without_diagonal, "is NONE in place of LOWER_RIGHT"),

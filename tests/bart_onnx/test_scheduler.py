@@ -771,11 +771,12 @@ def test_rows_keep_their_caches_when_memory_grew_for_others_and_a_wider_one_join
 
 
 def test_what_was_saved_up_for_a_long_source_is_not_spent_on_others():
-    scheduler = by_hand(ToyRunner(CONFIG), Limits(encoder_tokens=50))
-    queue = scheduler._waiting
-    for seed in range(12):
-        scheduler.submit(Request(toy_plan(seed)))
-    some_tokens = [each.request.source_tokens for each in queue._tickets]
-    taken = queue.take(Held(), 10_000, 64, 400, 50)
-    assert sum(each.request.source_tokens for each in taken[1:]) <= 50
-    assert taken[0].request.source_tokens == some_tokens[0]
+    scheduler = by_hand(ToyRunner(CONFIG))
+    tickets = [scheduler.submit(Request(toy_plan(seed))) for seed in range(12)]
+    tokens = [each.request.source_tokens for each in tickets]
+    saved_up, of_others = 400, 5
+    assert saved_up > sum(tokens) > tokens[0] + of_others
+    taken = scheduler._waiting.take(Held(), 10_000, 64, saved_up, of_others)
+    assert taken == tickets[: len(taken)]
+    assert len(taken) > 1
+    assert sum(tokens[1 : len(taken)]) <= of_others

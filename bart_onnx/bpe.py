@@ -6,7 +6,7 @@ then merged by rank within each cut (Radford et al. 2019, section 2.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import tokenizers
@@ -204,14 +204,15 @@ class BytePairEncoding:
         Raises:
             InputError: a text holds a surrogate, which UTF-8 cannot hold.
         """
-        try:
-            encodings = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError:
-            # The engine does not say which text it cannot read.
-            for index, text in enumerate(texts):
-                _check_unicode(text, index)
-            raise
-        return [encoding.ids for encoding in encodings]
+        return [each.ids for each in self._encoded(self._engine.encode_batch_fast, texts)]
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Start and end of the characters of each text that each of its ids stands for.
+
+        A character of several ids is the span of each; a blank before a word is part of its first.
+        Errors: `encode`'s.
+        """
+        return [each.offsets for each in self._encoded(self._engine.encode_batch, texts)]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of each row of ids; ids without a token are skipped, stray bytes become U+FFFD.
@@ -224,6 +225,17 @@ class BytePairEncoding:
                 raise InputError(f"Row {index} holds the negative id {min(row)}; ids begin at 0.")
         known = [[token_id for token_id in row if token_id in self.tokens_by_id] for row in rows]
         return self._engine.decode_batch(known, skip_special_tokens=False)
+
+    def _encoded(
+        self, encode_batch: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]
+    ) -> list[tokenizers.Encoding]:
+        try:
+            return encode_batch(list(texts), add_special_tokens=False)
+        except TypeError:
+            # The engine does not say which text it cannot read.
+            for index, text in enumerate(texts):
+                _check_unicode(text, index)
+            raise
 
 
 def _check_unicode(text: str, index: int) -> None:

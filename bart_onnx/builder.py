@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bart_onnx.bundle import Bundle, is_bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import InputError, MissingPackageError
-from bart_onnx.locate import check_preset
+from bart_onnx.locate import check_preset, find_bundle
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.store import preset_path, shipped_path
 from bart_onnx.training_options import OptimizerOptions
@@ -114,6 +114,32 @@ def export_engines(
     found = None if output is not None else _bundle_at(preset, precision)
     bundle = found or export_bundle(preset, output, precision, **options)
     return bundle, build_engines(bundle, request, Progress(options.get("show_progress", True)))
+
+
+def export_triton(
+    preset: str,
+    output: Path,
+    name: str,
+    precision: str = "fp32",
+    offline: bool = False,
+    **options: Any,
+) -> list[Path]:
+    """Models for Triton in the repository `output`, of a preset's bundle; it is exported if needed.
+
+    Args:
+        name: what the models are called.
+        options: what `export_bundle` takes besides.
+
+    Raises:
+        ExportError: a model of that name is there, or the disk is full.
+        MissingPackageError, CheckpointError, PresetError, DownloadError: see `export_bundle`.
+    """
+    bundle = find_bundle(preset, precision, offline)
+    if bundle is None:
+        bundle = export_bundle(preset, None, precision, offline=offline, **options)
+    from exporters.triton_layout import write_models
+
+    return write_models(bundle, name, output)
 
 
 def _bundle_at(preset: str, precision: str) -> Bundle | None:

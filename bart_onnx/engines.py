@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bart_onnx.bundle import MANIFEST, SEAL, Bundle, file_sha256
+from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import (
     BundleDamagedError,
+    BundleError,
     BundleFormatError,
     DeviceError,
     InputError,
@@ -31,6 +32,7 @@ from bart_onnx.errors import (
 )
 from bart_onnx.graphs import DECODER_STEP, ENCODER
 from bart_onnx.runners.buckets import QUERY_LENGTHS, length_bucket
+from bart_onnx.sealed import MANIFEST, check_entries, check_file, sealed_manifest
 from bart_onnx.store import bundle_path, shipped_path
 
 FORMAT = "bart_onnx engines"
@@ -127,27 +129,27 @@ class Engines:
             BundleDamagedError: a size or hash is not that of the manifest.
             BundleFormatError: another version of bart_onnx wrote it.
         """
-        manifest = _sealed(path)
+        manifest = sealed_manifest(path, WHAT, AGAIN)
         if manifest.get("format") != FORMAT or manifest.get("format_version") != FORMAT_VERSION:
             raise BundleFormatError(
                 f"{path} holds {manifest.get('format')} of format "
                 f"{manifest.get('format_version')}; this version reads {FORMAT} of format "
-                f"{FORMAT_VERSION}. {_AGAIN}"
+                f"{FORMAT_VERSION}. {AGAIN}"
             )
         try:
+            check_entries(path, manifest, AGAIN)
             limits, platform = Limits(**manifest["limits"]), Platform(**manifest["platform"])
-            files = {
-                _plain(name): (file["size"], file["sha256"]) for name, file in _files(manifest)
-            }
             every = {file_name(graph) for graph in GRAPHS}
-            if not every <= set(files) or not isinstance(manifest["bundle"]["digest"], str):
+            if not every <= set(manifest["files"]):
                 raise KeyError("engines")
-        except (KeyError, TypeError, ValueError) as error:
+            if not isinstance(manifest["bundle"]["digest"], str):
+                raise TypeError("digest")
+        except (BundleError, KeyError, TypeError, ValueError) as error:
             raise BundleDamagedError(
-                f"{path / MANIFEST} is no manifest: {error!r}. {_AGAIN}"
+                f"{path / MANIFEST} is no manifest: {error!r}. {AGAIN}"
             ) from None
-        for name, (size, digest) in files.items():
-            _check_file(path / name, size, digest if verify else None)
+        for name, file in manifest["files"].items():
+            check_file(path, name, file, verify, AGAIN)
         return cls(path, manifest, limits, platform)
 
     def engine(self, graph: str) -> Path:
@@ -172,7 +174,8 @@ class Engines:
             )
 
 
-_AGAIN = "Remove the directory, and build the engines again."
+WHAT = "directory of engines"
+AGAIN = "Remove the directory, and build the engines again."
 
 
 def file_name(graph: str) -> str:
@@ -217,15 +220,17 @@ def find_engines(bundle: Bundle, platform: Platform, verify: bool = True) -> Eng
     """
     directory = engines_directory(bundle)
     others: list[str] = []
-    damage: list[BundleDamagedError | MissingFileError] = []
+    damage: list[BundleError | MissingFileError] = []
     fitting: list[Engines] = []
-    for path in _directories(directory):
+    for path in engine_directories(bundle):
+        if not (path / MANIFEST).is_file():
+            continue
         try:
             found = Engines.open(path, verify=False)
             found.check_fits(bundle, platform)
         except BundleFormatError:
             others.append(f"another version of bart_onnx ({path.name})")
-        except (BundleDamagedError, MissingFileError) as error:
+        except (BundleError, MissingFileError) as error:
             damage.append(error)
         except DeviceError:
             others.append(f"{found.platform} ({path.name})")
@@ -251,44 +256,11 @@ def _build(bundle: Bundle) -> str:
     return f"Build them on this machine: {shlex.join(words)}"
 
 
-def _directories(directory: Path) -> Iterator[Path]:
+def engine_directories(bundle: Bundle) -> Iterator[Path]:
+    """The directories beside a bundle that should hold engines, damaged or not."""
+    directory = engines_directory(bundle)
     if directory.is_dir():
-        yield from sorted(path for path in directory.iterdir() if (path / MANIFEST).is_file())
-
-
-def _sealed(path: Path) -> dict[str, Any]:
-    """The manifest, if it is what its seal says."""
-    for name in (MANIFEST, SEAL):
-        if not (path / name).is_file():
-            raise MissingFileError(f"{path} holds no engines: it has no {name}. {_AGAIN}")
-    written = (path / SEAL).read_text(errors="replace").split()
-    if written[:1] != [file_sha256(path / MANIFEST)]:
-        raise BundleDamagedError(f"{path / MANIFEST} is not what {SEAL} says. {_AGAIN}")
-    try:
-        return dict(json.loads((path / MANIFEST).read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise BundleDamagedError(
-            f"{path / MANIFEST} is no JSON object: {error}. {_AGAIN}"
-        ) from None
-
-
-def _files(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield from manifest["files"].items()
-
-
-def _plain(name: str) -> str:
-    """`name`, if it is a file's name and no path."""
-    if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
-        raise ValueError(f"a file outside the directory: {name!r}")
-    return name
-
-
-def _check_file(path: Path, size: int, digest: str | None) -> None:
-    if not path.is_file():
-        raise MissingFileError(f"{path} is missing, though the manifest lists it. {_AGAIN}")
-    if path.stat().st_size != size:
-        raise BundleDamagedError(
-            f"{path} has {path.stat().st_size} bytes; the manifest says {size}. {_AGAIN}"
+        # A hidden one is being built, or was when its builder was killed.
+        yield from sorted(
+            path for path in directory.iterdir() if path.is_dir() and path.name[0] != "."
         )
-    if digest is not None and file_sha256(path) != digest:
-        raise BundleDamagedError(f"{path} has another sha256 than the manifest says. {_AGAIN}")

@@ -11,7 +11,8 @@
     |- CheckpointError(ValueError)            a checkpoint that is damaged or is no BART
     |- BundleError(ValueError)                an exported directory that cannot be used
     |  |- BundleDamagedError                  ... because its bytes are not those that were written
-    |  `- BundleFormatError                   ... because another version of this package wrote it
+    |  |- BundleFormatError                   ... because another version of this package wrote it
+    |  `- GoldenError                         ... because it answers otherwise here than it did
     |- DeviceError(RuntimeError)              a device or provider that is not there
     |  `- DeviceMemoryError                   ... or that has too little free memory
     |- MissingPackageError(ImportError)       an optional package that the call needs
@@ -94,6 +95,10 @@ class BundleDamagedError(BundleError):
 
 class BundleFormatError(BundleError):
     """A bundle was written in a format that this version does not read."""
+
+
+class GoldenError(BundleError):
+    """A bundle answers its golden requests otherwise here than where it was made."""
 
 
 class DeviceError(BartOnnxError, RuntimeError):

@@ -8,37 +8,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bart_onnx.builder import export_bundle, export_engines
+from bart_onnx.builder import export_bundle, export_engines, export_triton
 from bart_onnx.errors import BartOnnxError
 from bart_onnx.graphs import PRECISIONS
 from bart_onnx.presets import PRESETS
+from bart_onnx.server.options import served_name
 from bart_onnx.store import home
 
+_TRITON = "triton"
 _ENGINES = ("compute_capabilities", "max_batch", "max_source", "max_tokens")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 for an error said, 2 for wrong usage."""
     parser = _parser()
-    _add_engines(parser)
     options = parser.parse_args(arguments)
     engines = {name: value for name in _ENGINES if (value := getattr(options, name)) is not None}
-    if engines and not options.tensorrt:
-        parser.error(f"--{next(iter(engines)).replace('_', '-')} is of --tensorrt")
+    _check_usage(parser, options, engines)
     try:
         printed = _exported(options, engines)
     except BartOnnxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; nothing was published.", file=sys.stderr)
+        print("Interrupted; a bundle is there whole, or not at all.", file=sys.stderr)
         return 130
     print(*printed, sep="\n")
     return 0
 
 
 def _exported(options: argparse.Namespace, engines: Mapping[str, Any]) -> list[Path]:
-    """The bundle's directory, and those of its engines."""
+    """The directories of the bundle and its engines, or of Triton's models."""
     asked: dict[str, Any] = {
         "preset": options.preset,
         "output": options.output,
@@ -49,10 +49,24 @@ def _exported(options: argparse.Namespace, engines: Mapping[str, Any]) -> list[P
         "examples": options.examples,
         "accept_quality_loss": options.accept_quality_loss,
     }
+    if options.layout == _TRITON:
+        return export_triton(name=served_name(options.preset), **asked)
     if not options.tensorrt:
         return [export_bundle(**asked).path]
     bundle, directories = export_engines(**asked, **engines)
     return [bundle.path, *directories]
+
+
+def _check_usage(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, engines: Mapping[str, Any]
+) -> None:
+    """Flags that mean nothing beside each other, refused as argparse refuses."""
+    if engines and not options.tensorrt:
+        parser.error(f"--{next(iter(engines)).replace('_', '-')} is of --tensorrt")
+    if options.layout == _TRITON and options.output is None:
+        parser.error("--layout triton needs the model repository; name it with --output")
+    if options.layout == _TRITON and options.tensorrt:
+        parser.error("--tensorrt builds engines of a bundle; not with --layout triton")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Built-in presets: {', '.join(PRESETS)}. "
         "Needs torch: pip install 'bart_onnx[cpu,export,hub]'.",
     )
+    _add_checkpoint(parser)
+    _add_bundle(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    _add_engines(parser)
+    return parser
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         required=True,
@@ -69,10 +91,27 @@ def _parser() -> argparse.ArgumentParser:
         help="a built-in preset, hf://org/name[@revision], or the directory of a checkpoint",
     )
     parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read pytorch_model.bin where there is no safetensors file; torch loads it with "
+        "weights_only in a process of its own",
+    )
+    parser.add_argument("--offline", action="store_true", help="take downloads from the cache only")
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="DIRECTORY",
         help=f"where the bundle goes; else into the store, under {home()}, where from_preset looks",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("bundle", _TRITON),
+        default="bundle",
+        help="triton: --output is a model repository, to which two models over the bundle are "
+        "added (docs/scale_out.md); no torch is needed where there is a bundle. default: bundle",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     parser.add_argument(
@@ -87,15 +126,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="publish what loses more than allowed; manifest and card say so",
     )
-    parser.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="read pytorch_model.bin where there is no safetensors file; torch loads it with "
-        "weights_only in a process of its own",
-    )
-    parser.add_argument("--offline", action="store_true", help="take downloads from the cache only")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
 
 
 def _add_engines(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,12 @@ from bart_onnx.devices import CPU, CUDA, PRECISIONS, TENSORRT
 from bart_onnx.errors import BartOnnxError
 from bart_onnx.runners.cuda_libraries import Lack, lacks, library_majors
 from bart_onnx.runners.gpus import driver, gpus
-from bart_onnx.runners.providers import available_cores, installed_flavours, open_session
+from bart_onnx.runners.providers import (
+    available_cores,
+    installed_flavours,
+    open_session,
+    stay_silent,
+)
 from bart_onnx.runners.row_moves import GRAPH
 from bart_onnx.version import __version__
 
@@ -90,6 +95,7 @@ def _python() -> dict[str, str]:
 def _onnxruntime() -> dict[str, Any]:
     """What is installed, and what comes when it is imported."""
     found: dict[str, Any] = {"installed": installed_flavours(), "version": None, "providers": []}
+    stay_silent()
     try:
         module = importlib.import_module("onnxruntime")
     except ImportError as error:

@@ -6,27 +6,32 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bart_onnx.answers import Model, stream
-from bart_onnx.bulk import CHUNK_TOKENS, Bulk, Outcome
-from bart_onnx.configured import Asked
-from bart_onnx.decoding.generation_config import for_summarization
-from bart_onnx.devices import CPU, NAMES
+from bart_onnx.bulk import Bulk, Outcome
+from bart_onnx.bulk_flags import (
+    add_asked_flags,
+    add_line_flags,
+    add_model_flags,
+    add_record_flags,
+    asked_of,
+    bulk_of,
+    check_record_flags,
+    inputs_of,
+    opened,
+    prefix_of,
+)
 from bart_onnx.errors import BartOnnxError, InputError, InputTruncatedWarning
-from bart_onnx.graphs import PRECISIONS
-from bart_onnx.input_lines import Fields, Inputs
-from bart_onnx.option_flags import add_option_flags, asked_options
+from bart_onnx.input_lines import Inputs
+from bart_onnx.option_flags import asked_options
 from bart_onnx.output_lines import Done, JsonLines, Output, OutputFile, PlainLines
 from bart_onnx.presets import PRESETS
 from bart_onnx.progress import progress
-from bart_onnx.results import checked_report
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
-
-_JSON_SUFFIXES = (".jsonl", ".ndjson")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,23 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     inputs = _inputs(options)
-    chosen = asked_options(options)
+    asked_options(options)  # a value out of its range is said before a model is opened
     total = inputs.count()
     output = None
     if options.output is not None:
         output = OutputFile(options.output, inputs, options.overwrite)
-    lm = OnnxBartSeq2SeqLM.from_preset(
-        options.preset,
-        precision=options.precision,
-        device=options.device,
-        threads=options.threads,
-        offline=options.offline,
-    )
-    asked = _asked(lm, chosen, options)
-    prefix = _config(lm, options).get("prefix") or "" if options.task else ""
+    lm = opened(options)
     if options.stream:
-        return _stream(lm, inputs, asked, prefix)
-    bulk = Bulk(lm, asked, options.chunk_tokens, prefix)
+        return _stream(lm, inputs, options)
+    bulk = bulk_of(lm, options)
     if output is not None:
         with output:
             lines, done = output.resumed(bulk.chunks(inputs), bulk.run)
@@ -111,32 +108,16 @@ def _is_cut(outcome: Outcome, options: argparse.Namespace) -> bool:
     return outcome.is_long and outcome.error is None and options.long_input == "truncate"
 
 
-def _stream(lm: OnnxBartSeq2SeqLM, inputs: Inputs, asked: Asked, prefix: str) -> int:
+def _stream(lm: OnnxBartSeq2SeqLM, inputs: Inputs, options: argparse.Namespace) -> int:
     """Print the pieces of one text as they become certain."""
     lines = list(inputs)
     if len(lines) > 1:
         raise InputError(f"--stream takes one text; {inputs.source} has {len(lines)} lines.")
-    for piece in stream(Model(lm.runner, lm.preprocessor), prefix + lines[0].text, asked):
+    text = prefix_of(lm, options) + lines[0].text
+    for piece in stream(Model(lm.runner, lm.preprocessor), text, asked_of(lm, options)):
         print(piece.replace("\n", " "), end="", flush=True)
     print(flush=True)
     return 0
-
-
-def _asked(lm: OnnxBartSeq2SeqLM, chosen: dict[str, Any], options: argparse.Namespace) -> Asked:
-    return lm.by_config(
-        options=chosen,
-        generation_config=_config(lm, options),
-        long_input=options.long_input,
-        overlap_sentences=options.overlap_sentences,
-        report=checked_report(options.details, options.top_log_probs, options.alignments),
-        speculate=options.speculate,
-    )
-
-
-def _config(lm: OnnxBartSeq2SeqLM, options: argparse.Namespace) -> Mapping[str, Any]:
-    """The generation config, with what it keeps for the task."""
-    config = lm.generation_config
-    return for_summarization(config) if options.task else config
 
 
 def _inputs(options: argparse.Namespace) -> Inputs:
@@ -144,12 +125,7 @@ def _inputs(options: argparse.Namespace) -> Inputs:
         return Inputs.of_stdin() if options.text == "-" else Inputs.of_text(options.text)
     if options.file is not None:
         return Inputs.of_file(options.file)
-    fields: Fields | None = Fields(options.text_field, options.id_field)
-    is_stdin = str(options.input) == "-"
-    named = is_stdin or options.input.name.endswith(_JSON_SUFFIXES)
-    if options.input_format == "lines" or (options.input_format is None and not named):
-        fields = None
-    return Inputs.of_stdin(fields) if is_stdin else Inputs.of_file(options.input, fields)
+    return inputs_of(options.input, options)
 
 
 @contextmanager
@@ -169,8 +145,7 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     """Flags that mean nothing beside each other, refused as argparse refuses."""
     if options.overwrite and options.output is None:
         parser.error("--overwrite is for a file; name it with --output")
-    if not options.details and (options.top_log_probs or options.alignments):
-        parser.error("--top-log-probs and --alignments are told with --details; add it")
+    check_record_flags(parser, options)
     if options.stream and (options.input or options.output or options.details):
         parser.error("--stream prints one text; not with --input, --output or --details")
 
@@ -183,27 +158,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Built-in presets: {', '.join(PRESETS)}.",
         allow_abbrev=False,
     )
-    parser.add_argument("--preset", required=True, metavar="NAME|URI|DIRECTORY", help="the model")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
-    parser.add_argument(
-        "--device", default=CPU, metavar="NAME", help=f"{', '.join(NAMES)}; default: {CPU}"
-    )
-    parser.add_argument("--threads", type=int, help="default: the cores this process may use")
-    parser.add_argument("--offline", action="store_true", help="no network, and no export")
+    add_model_flags(parser)
     _add_inputs(parser)
     _add_outputs(parser)
-    parser.add_argument(
-        "--task",
-        choices=("summarization",),
-        help="what the generation config keeps for this task counts too, its prefix of texts also",
-    )
-    parser.add_argument(
-        "--no-speculation",
-        dest="speculate",
-        action="store_false",
-        help="draft no tokens from the sources",
-    )
-    add_option_flags(parser)
+    add_asked_flags(parser)
     return parser
 
 
@@ -217,24 +175,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON objects, one a line; plain lines unless it ends in .jsonl; - reads stdin",
     )
-    parser.add_argument(
-        "--input-format", choices=("jsonl", "lines"), help="of --input, whatever its name"
-    )
-    parser.add_argument("--text-field", default="text", metavar="NAME", help="default: text")
-    parser.add_argument("--id-field", default="id", metavar="NAME", help="default: id")
-    parser.add_argument(
-        "--long-input",
-        choices=("error", "truncate", "split"),
-        default="error",
-        help="what becomes of a text longer than the model reads; default: error",
-    )
-    parser.add_argument(
-        "--overlap-sentences",
-        type=int,
-        default=1,
-        metavar="N",
-        help="sentences that a part of a split text shares with the one before; default: 1",
-    )
+    add_line_flags(parser)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -245,19 +186,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="write JSON objects, one a line; a file that an earlier run began is gone on with",
     )
     parser.add_argument("--overwrite", action="store_true", help="begin that file anew")
-    parser.add_argument("--details", action="store_true", help="ids, score, log-probabilities too")
-    parser.add_argument("--top-log-probs", type=int, default=0, metavar="N", help="with --details")
-    parser.add_argument("--alignments", action="store_true", help="with --details")
     parser.add_argument("--stream", action="store_true", help="print one text as it grows")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no counts")
-    parser.add_argument(
-        "--chunk-tokens",
-        type=int,
-        default=CHUNK_TOKENS,
-        metavar="N",
-        help="tokens of texts between two writes, which is what a kill can lose; "
-        f"default: {CHUNK_TOKENS}",
-    )
+    add_record_flags(parser)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ downloaded. It knows URIs, which files a preset has, and kagglehub's cache; it r
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from bart_onnx.errors import (
     BartOnnxError,
     CheckpointError,
     DownloadError,
+    InputError,
     InputTypeError,
     MissingFileError,
     MissingPackageError,
@@ -29,6 +29,7 @@ from bart_onnx.errors import (
 )
 from bart_onnx.hub.client import is_offline
 from bart_onnx.hub.files import CONFIG, KERAS_INDEX, KERAS_OPTIONAL, KERAS_WEIGHTS, keras_shards
+from bart_onnx.json_objects import read_object
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +38,6 @@ FORM = "kaggle://org/model/keras/variant[/version]"
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _URI = re.compile(f"{SCHEME}({_NAME})/({_NAME})/([A-Za-z0-9]+)/({_NAME})(?:/([1-9][0-9]{{0,8}}))?")
-_INDEX_LIMIT = 64 << 20
 _LOGIN = (
     "Accept its terms on its page at Kaggle if it has any, and set KAGGLE_API_TOKEN, or "
     "KAGGLE_USERNAME and KAGGLE_KEY, to yours"
@@ -237,16 +237,11 @@ def _fetch(
 
 def _read_index(uri: KaggleUri, path: Path) -> dict[str, object]:
     try:
-        if path.stat().st_size > _INDEX_LIMIT:
-            raise ValueError(f"it has over {_INDEX_LIMIT} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return {**read_object(path)}
+    except (OSError, InputError) as error:
         raise CheckpointError(
             f"{KERAS_INDEX} of {uri} cannot be read ({error}); remove {path} and try again."
         ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{KERAS_INDEX} of {uri} holds no JSON object; tell its author.")
-    return content
 
 
 @contextmanager

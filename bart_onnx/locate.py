@@ -62,6 +62,36 @@ def find_bundle(
     return None
 
 
+def local_directory(preset: str, precision: str = "fp32") -> Path:
+    """The directory of a preset's bundle on this machine, whole or damaged; nothing is opened.
+
+    A directory is itself, whatever lies there, unless an export of it is in the store.
+
+    Args:
+        precision: of a name, a URI or a checkpoint; a bundle has its own.
+
+    Raises:
+        PresetError: no preset answers to that name, or there is no bundle of it here.
+    """
+    check_preset(preset)
+    path = shipped_path(preset) if precision == "fp32" else None
+    path = path or preset_path(preset)
+    if path is not None and is_bundle(path):
+        return path
+    stored = bundle_path(preset, precision)
+    if stored.is_dir():
+        return stored
+    if path is not None and path.is_dir():
+        return path
+    cached = hub.cached_snapshot(hub.parse_uri(preset)) if hub.is_hub_uri(preset) else None
+    if cached is not None:
+        return cached
+    raise PresetError(
+        f"Preset {preset!r} has no {precision} bundle on this machine. Export it first, or give "
+        "the directory of a bundle."
+    )
+
+
 def tokenizer_directory(preset: str, offline: bool = False) -> Path:
     """Where a preset's tokenizer files lie, downloaded if need be; no weights are read.
 

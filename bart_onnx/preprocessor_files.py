@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from bart_onnx.errors import CheckpointError
+from bart_onnx.errors import CheckpointError, InputError
+from bart_onnx.json_objects import read_object
 
 LENGTHS = ("encoder_sequence_length", "decoder_sequence_length")
 
@@ -22,10 +22,12 @@ def read_sequence_lengths(directory: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
-        found = {name: config[name] for name in LENGTHS if name in config}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no preprocessor's config: {error!r}.") from error
+        config = read_object(path).get("config")
+    except InputError as error:
+        raise CheckpointError(f"{path} {error}; copy or download it again.") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is no preprocessor's config; copy or download it again.")
+    found = {name: config[name] for name in LENGTHS if name in config}
     for name, length in found.items():
         if type(length) is not int or length < 1:
             raise CheckpointError(f"{path}: {name} is {length!r}; expected a whole number.")

@@ -11,14 +11,18 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bart_onnx.bundle import MANIFEST, SEAL, file_sha256
 from bart_onnx.errors import BartOnnxError, ExportError
+from bart_onnx.locks import held_if_free, leads_to
+from bart_onnx.sealed import MANIFEST, SEAL, file_sha256, seal_text
+
+_UNFINISHED = ".unfinished"
 
 
 @contextmanager
@@ -31,17 +35,16 @@ def claim(target: Path) -> Iterator[Path]:
     Raises:
         ExportError: the disk is full, or the place cannot be written to.
     """
-    staging = target.parent / f".{target.name}.unfinished"
+    staging = target.parent / f".{target.name}{_UNFINISHED}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = _lock(staging)
-        try:
-            _empty(staging)
-            yield staging
-        finally:
-            if _is_ours(staging, lock):
-                shutil.rmtree(staging, ignore_errors=True)
-            os.close(lock)
+        with _locked(staging) as lock:
+            try:
+                _empty(staging)
+                yield staging
+            finally:
+                if leads_to(staging, lock):
+                    shutil.rmtree(staging, ignore_errors=True)
     except BartOnnxError:
         raise
     except OSError as error:
@@ -77,13 +80,27 @@ def publish(staging: Path, target: Path) -> None:
     """Sync a claimed directory to the disk and give it its name, in one step of the file system.
 
     Raises:
-        ExportError: `target` has something in it by now.
+        ExportError: `target` has something in it by now, or the disk did not confirm its name.
     """
     check_free(target)
     for path in (*staging.rglob("*"), staging):
         _sync(path)
     os.rename(staging, target)
-    _sync(target.parent)
+    try:
+        _sync(target.parent)
+    except OSError as error:
+        raise ExportError(
+            f"{target} was published, but the disk did not confirm its name: {error}. Check it: "
+            f"python -m bart_onnx.verify {shlex.quote(str(target))}"
+        ) from error
+
+
+def remove_abandoned(store: Path) -> None:
+    """Remove what killed writers left under any of a store's directories, and nobody took over."""
+    for path in store.glob(f"*/.*{_UNFINISHED}"):
+        with held_if_free(path) as free:
+            if free:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def seal(directory: Path, manifest: Mapping[str, Any], known: Mapping[str, str]) -> None:
@@ -103,7 +120,7 @@ def seal(directory: Path, manifest: Mapping[str, Any], known: Mapping[str, str])
         if name not in (MANIFEST, SEAL)
     }
     write_json(directory / MANIFEST, {**manifest, "files": files})
-    (directory / SEAL).write_text(f"{file_sha256(directory / MANIFEST)}  {MANIFEST}\n")
+    (directory / SEAL).write_text(seal_text(directory / MANIFEST))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -112,25 +129,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _lock(directory: Path) -> int:
+@contextmanager
+def _locked(directory: Path) -> Iterator[int]:
     """An exclusive lock on a directory, made if it is not there: the open file that holds it."""
     while True:
         # Not exist_ok: between its two looks the owner may publish the directory.
         with suppress(FileExistsError):
             directory.mkdir()
-        with suppress(FileNotFoundError):  # its owner has just published or removed it
+        try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # its owner has just published or removed it
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_ours(directory, descriptor):
-                return descriptor
+            if leads_to(directory, descriptor):
+                yield descriptor
+                return
+        finally:
             os.close(descriptor)
-
-
-def _is_ours(directory: Path, descriptor: int) -> bool:
-    """Whether the name still leads to the directory that was opened."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(directory.lstat(), os.fstat(descriptor))
-    return False
 
 
 def _empty(directory: Path) -> None:

@@ -59,11 +59,16 @@ def shipped_path(preset: str) -> Path | None:
     return next((place for place in places if (place / "manifest.json").is_file()), None)
 
 
+def bundles_directory() -> Path:
+    """The directory under which bundles are kept."""
+    return home() / "bundles"
+
+
 def bundle_path(preset: str, precision: str) -> Path:
     """The directory for the bundle of a preset's name, URI, or checkpoint directory or file."""
     path = preset_path(preset)
     key = _slug(preset) if path is None else _path_key(path)
-    return home() / "bundles" / key / precision
+    return bundles_directory() / key / precision
 
 
 def identity(preset: str) -> str:

@@ -301,6 +301,10 @@ class BartTokenizer:
         """Ids of each text, whatever `sequence_length` and `dtype` say. Errors: `tokenize`'s."""
         return self._require_encoding().encode(texts)
 
+    def offset_batch(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Characters, start and end, of each text that the ids of `encode_batch` stand for."""
+        return self._require_encoding().offsets(texts)
+
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of each row of ids. Errors: `detokenize`'s."""
         return self._require_encoding().decode(rows)

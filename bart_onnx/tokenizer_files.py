@@ -23,6 +23,7 @@ from bart_onnx.bpe import (
     merge_pairs,
 )
 from bart_onnx.errors import CheckpointError, InputError, MissingFileError
+from bart_onnx.json_objects import read_object
 from bart_onnx.text_inputs import describe
 
 CONFIG_FILE = "tokenizer.json"
@@ -269,24 +270,23 @@ def _keras_options(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f"{path} must be JSON, but cannot be read: {error}. Copy or download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must be a JSON object, found {describe(content)}.")
-    return content
+        return read_object(path)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except InputError as error:
+        raise CheckpointError(f"{path} {error}. Copy or download it again.") from None
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise MissingFileError(f"{path} is not there. Copy it from the checkpoint.") from error
+        raise _missing(path) from error
     except UnicodeDecodeError as error:
         raise CheckpointError(
             f"{path} must be UTF-8 text: {error}. Copy or download it again."
         ) from error
+
+
+def _missing(path: Path) -> MissingFileError:
+    return MissingFileError(f"{path} is not there. Copy it from the checkpoint.")

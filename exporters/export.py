@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bart_onnx.bundle import Bundle, is_bundle
 from bart_onnx.errors import ExportError
-from bart_onnx.publish import check_free, claim, publish
-from bart_onnx.store import bundle_path, identity, preset_path, user_path
+from bart_onnx.publish import check_free, claim, publish, remove_abandoned
+from bart_onnx.store import bundle_path, bundles_directory, identity, preset_path, user_path
 from exporters.progress import Progress, cost
 from exporters.sources import open_checkpoint
 
@@ -47,6 +47,7 @@ def export(
     progress = Progress(show_progress)
     place = bundle_path(preset, precision) if output is None else user_path(output)
     target = Path(os.path.realpath(place))
+    remove_abandoned(bundles_directory())
     with claim(target) as staging:
         if is_bundle(target):
             _check_same(Bundle.open(target, verify=False), preset, precision)
@@ -56,12 +57,14 @@ def export(
         with closing(open_checkpoint(preset, allow_pickle, offline, progress)) as checkpoint:
             progress.say(f"Exporting {checkpoint.source}: {cost(checkpoint.weight_bytes)}")
             from exporters.assembly import build
+            from exporters.golden import add_golden
             from exporters.quality import Terms
 
             path = preset_path(preset)
             name = preset if path is None else path.resolve().name
             terms = Terms(examples, accept_quality_loss)
             build(name, identity(preset), checkpoint, precision, staging, progress, terms=terms)
+            progress.say(f"Golden requests written: {add_golden(staging)}")
         publish(staging, target)
     progress.say(f"Exported in {time.monotonic() - started:.0f} s: {target}")
     return target

@@ -131,17 +131,23 @@ def samples(
     found = []
     for source, target in pairs:
         outputs = full_pass(bart, source[None], np.array([len(source)]), target[None, :-1])
+        check_finite(outputs[LOGITS][0], "the checkpoint", len(found) + 1)
         found.append(Sample(source, target, outputs[LOGITS][0]))
     return found
 
 
 def quality(bundle: Bundle, known: Sequence[Sample], examples: bool) -> Quality:
-    """Decode the samples' targets from the bundle, and compare."""
+    """Decode the samples' targets from the bundle, and compare.
+
+    Raises:
+        ExportError: logits that are not finite, which no terms accept.
+    """
     squares, spread, agreed, tokens = 0.0, 0.0, 0, 0
     before, after = 0.0, 0.0
-    with _judge(bundle) as runner:
+    with judge(bundle) as runner:
         decoded = [_decoded(runner, sample) for sample in known]
-    for sample, logits in zip(known, decoded, strict=True):
+    for number, (sample, logits) in enumerate(zip(known, decoded, strict=True), start=1):
+        check_finite(logits, f"the {bundle.precision} graphs", number)
         places = np.arange(len(logits))
         squares += float(np.square(logits - sample.logits, dtype=np.float64).mean(-1).sum())
         spread += float(np.var(sample.logits, axis=-1, dtype=np.float64).sum())
@@ -154,6 +160,24 @@ def quality(bundle: Bundle, known: Sequence[Sample], examples: bool) -> Quality:
     if not examples:
         return plain
     return Quality(tokens, error, agreed / tokens, len(known), before / tokens, after / tokens)
+
+
+def check_finite(logits: NDArray[np.float32], whose: str, number: int) -> None:
+    """Refuse what overflowed.
+
+    Args:
+        logits: float32 [tokens, vocabulary] of a sample, whose number this is.
+
+    Raises:
+        ExportError: one of them is not finite.
+    """
+    bad = ~np.isfinite(logits).all(axis=-1)
+    if bad.any():
+        raise ExportError(
+            f"Logits of {whose} are not finite for sample {number}, token {int(bad.argmax())}: a "
+            "value is larger than the precision holds. Nothing was published; export with "
+            "--precision fp32, or check the checkpoint."
+        )
 
 
 def measure(
@@ -182,7 +206,7 @@ def measure(
 
 
 @contextmanager
-def _judge(bundle: Bundle) -> Iterator[OrtRunner]:
+def judge(bundle: Bundle) -> Iterator[OrtRunner]:
     """What decodes a bundle on a CPU: itself, or the reference for a half precision.
 
     onnxruntime runs float16 there too, but keeps results in float32 from one operator to the next,
@@ -196,7 +220,7 @@ def _judge(bundle: Bundle) -> Iterator[OrtRunner]:
 
 
 def _judged_by(precision: str) -> str:
-    """What `_judge` gives, in words for the manifest."""
+    """What `judge` gives, in words for the manifest."""
     if precision not in HALF_PRECISIONS:
         return "onnxruntime on a CPU"
     return f"the same graphs in float32, each result rounded to {HALF_PRECISIONS[precision]}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bart_onnx.bundle import SEAL, Bundle, file_sha256
+from bart_onnx.bundle import Bundle
 from bart_onnx.engines import (
     FORMAT,
     FORMAT_VERSION,
@@ -27,9 +27,11 @@ from bart_onnx.engines import (
     key,
 )
 from bart_onnx.errors import ExportError
+from bart_onnx.graph_files import check_graph_file
 from bart_onnx.graphs import INT8, GraphSpec, graph_specs
 from bart_onnx.publish import claim, publish, seal
 from bart_onnx.runners.tensorrt_library import TENSORRT, Library, Messages, logger, tensorrt_library
+from bart_onnx.sealed import SEAL, file_sha256
 from bart_onnx.store import home
 from bart_onnx.version import __version__
 from exporters.engines.build import CURRENT, checked_capability, configured, serialized
@@ -93,7 +95,9 @@ def checked_request(precision: str, request: EngineRequest) -> tuple[Library, li
 
 def rewritten(bundle: Bundle, spec: GraphSpec, limits: Limits) -> ir.Model:
     """A graph of the bundle as TensorRT takes it."""
-    model = ir.load(bundle.graph(spec.name))
+    path = bundle.graph(spec.name)
+    check_graph_file(path)
+    model = ir.load(path)
     use_tensorrt_operators(model, bundle.config, limits.capacity)
     return model
 

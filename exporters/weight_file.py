@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.config import BartConfig
+from bart_onnx.errors import ExportError
 from bart_onnx.graphs import HALF_PRECISIONS, INT8
 from bart_onnx.weights import optional_weight_shapes
 from exporters.packing import PackedTensor, Part, packed_tensors
@@ -74,7 +75,7 @@ def write_weights(
     query-key-value matrix [D, 3D] has strides [3D, 1] and starts 4 D bytes into it.
 
     Raises:
-        ExportError: a weight is larger than a half precision can hold.
+        ExportError: a weight is not finite, or larger than a half precision can hold.
     """
     stored: dict[str, StoredTensor] = {}
     tensors: dict[str, dict[str, Any]] = {}
@@ -84,6 +85,7 @@ def write_weights(
             values = tensor.pack(weights)
             if values.shape != tensor.shape or values.dtype != np.float32:
                 raise AssertionError(f"{tensor.name}: {values.dtype} {values.shape}")
+            _check_finite(tensor, values)
             parts = _parts(tensor.name, values, precision)
             for name, part in parts.items():
                 offset = _append(file, part, digest)
@@ -96,6 +98,20 @@ def write_weights(
             progress(values.nbytes)
         size = file.tell()
     return WeightFile(stored, tensors, digest.hexdigest(), size)
+
+
+def _check_finite(tensor: PackedTensor, values: NDArray[np.float32]) -> None:
+    if np.isfinite(values).all():
+        return
+    for part in tensor.parts:
+        own = values[..., part.first : part.first + part.shape[-1]]
+        places = np.argwhere(~np.isfinite(own))
+        if len(places):
+            raise ExportError(
+                f"{len(places)} values of weight {part.name!r} are not finite: the first is "
+                f"{own[tuple(places[0])]} at {places[0].tolist()}. The checkpoint is damaged, or "
+                "its training failed. Nothing was published; take another checkpoint."
+            )
 
 
 def _parts(name: str, values: NDArray[np.float32], precision: str) -> Mapping[str, NDArray[Any]]:

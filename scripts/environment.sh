@@ -70,6 +70,19 @@ prepare_environment() {
     mv "$RECORD.new" "$RECORD"
 }
 
+# prepare_beside NAME PACKAGE ...: makes .venv-NAME hold packages that cannot be in .venv.
+prepare_beside() {
+    local venv="$ROOT/.venv-$1"
+    shift
+    # The record is written last, so that an install that was cut short is made anew.
+    if [ "$(cat "$venv/installed" 2>/dev/null)" != "$*" ]; then
+        say "Installing $* into $venv (the first time takes minutes)"
+        "$(find_python)" -m venv --clear "$venv"
+        "$venv/bin/python" -m pip install --disable-pip-version-check "$@" >&2
+        echo "$*" >"$venv/installed"
+    fi
+}
+
 record_line() {
     [ ! -f "$RECORD" ] || sed -n "${1}p" "$RECORD"
 }

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measures what the scheduler gains: requests under way together against one at a time.
 
-    python scripts/measure_batching.py [BUNDLE] [--source N] [--new N] [--requests N] [--rows N]
-                                       [--rounds N] [--static N]
+    python scripts/measure_batching.py [BUNDLE] [--source N] [--new N] [--lengths MIXTURE]
+                                       [--requests N] [--rows N] [--rounds N] [--static N]
 
-Requests of random ids, their sources 4 to --source tokens long and their outputs 4 to --new, all
-lengths alike likely, decode greedily by the bundle's generation config, without end tokens and
-drafts. They are all there from the start; the engine is measured, and no queue of callers:
+Requests of random ids, their sources 4 to --source tokens long and their outputs 4 to --new, drawn
+from a mixture of request_lengths.py, decode greedily by the bundle's generation config, without end
+tokens and drafts. They are all there from the start; the engine is measured, and no queue of
+callers:
 
 alone: one at a time. static: in the order of their coming in batches of --static (else --rows), all
 of whose rows step until the last has ended. leaving: the same, but rows that end leave their batch,
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from request_lengths import MIXTURES
 
 from bart_onnx.bundle import Bundle
 from bart_onnx.configured import Plan
@@ -42,7 +44,7 @@ from bart_onnx.server.requests import Request
 from bart_onnx.server.scheduler import Scheduler
 
 SHIPPED = Path(__file__).parent.parent / "models" / "bart_tiny_en_g2p"
-SHORTEST, FIRST_WORD = 4, 4
+FIRST_WORD = 4
 
 Found = dict[int, list[int]]
 
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, nargs="?", default=SHIPPED)
     parser.add_argument("--source", type=int, default=24, help="longest source, tokens")
     parser.add_argument("--new", type=int, default=24, help="longest output, tokens")
+    parser.add_argument("--lengths", choices=MIXTURES, default="uniform")
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--rows", type=int, default=32, help="decoded together")
     parser.add_argument("--static", type=int, help="rows of a static batch")
@@ -86,8 +89,9 @@ def requests_of(bundle: Bundle, asked: argparse.Namespace) -> Plan:
     random, config = np.random.default_rng(0), bundle.config
     options = decoding_options(bundle.generation_config, config, {"eos_token_id": ()})
     count = asked.requests
-    lengths = random.integers(SHORTEST, asked.source + 1, count)
-    limits = 1 + random.integers(SHORTEST, asked.new + 1, count)
+    drawn = MIXTURES[asked.lengths]
+    lengths = drawn(random, asked.source, count)
+    limits = 1 + drawn(random, asked.new, count)
     sources = random.integers(FIRST_WORD, config.vocabulary_size, (count, asked.source))
     token_ids = np.full((count, int(limits.max())), options.decoder_start_token_id)
     prompts = Prompts(sources, lengths, token_ids, np.ones(count, np.int64))
@@ -146,7 +150,10 @@ def result(
     return {
         "bundle": asked.bundle.name,
         "precision": bundle.precision,
-        **{name: getattr(asked, name) for name in ("source", "new", "requests", "rows", "rounds")},
+        **{
+            name: getattr(asked, name)
+            for name in ("source", "new", "lengths", "requests", "rows", "rounds")
+        },
         "output tokens": tokens,
         "requests a second": {
             name: round(asked.requests / statistics.median(own), 1) for name, own in times.items()

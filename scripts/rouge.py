@@ -24,8 +24,9 @@ from typing import Any
 from rouge_score_rs import rouge_scorer
 
 from bart_onnx import OnnxBartSeq2SeqLM
-from bart_onnx.bundle import MANIFEST, Bundle, file_sha256
+from bart_onnx.bundle import Bundle
 from bart_onnx.decoding.generation_config import for_summarization
+from bart_onnx.sealed import MANIFEST, file_sha256
 from bart_onnx.sentences import sentence_spans
 from bart_onnx.version import __version__
 

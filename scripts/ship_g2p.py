@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes models/bart_tiny_en_g2p from a run of train_g2p.py: bundle, log, curve and model card.
+"""Makes models/bart_tiny_en_g2p from a run of train_g2p.py: bundle, log, curve, card, golden words.
 
     pip install matplotlib
     python scripts/ship_g2p.py RUN HELDOUT.tsv models/bart_tiny_en_g2p
@@ -21,10 +21,13 @@ from judge_g2p import pronounce
 from training_curve import draw
 
 from bart_onnx import OnnxBartSeq2SeqLM
-from bart_onnx.bundle import CARD, MANIFEST, Bundle
+from bart_onnx.bundle import CARD, Bundle
 from bart_onnx.publish import seal, staged
 from bart_onnx.samplers import BeamSampler, GreedySampler
 from exporters.export import export
+from exporters.golden import add_golden
+
+GOLDEN_WORDS = ("onnx", "summarization", "banana", "continuous", "throughput")
 
 CARD_TEXT = """\
 ---
@@ -112,8 +115,8 @@ def main() -> None:
         (staging / CARD).write_text(card, encoding="utf-8")
         manifest = dict(bundle.manifest)
         manifest["source"] |= {"name": options.target.name, "uri": options.target.name}
-        (staging / MANIFEST).unlink()
         seal(staging, manifest, {})
+        add_golden(staging, GOLDEN_WORDS)
     print(json.dumps(figures))
 
 

@@ -68,6 +68,11 @@ def test_the_graph_that_moves_rows_is_in_the_wheel(names: list[str]) -> None:
     assert "bart_onnx/runners/move_rows.onnx" in names
 
 
+def test_the_page_of_the_server_is_in_the_wheel(names: list[str]) -> None:
+    files = {path.name for path in (ROOT / "bart_onnx" / "server" / "page").iterdir()}
+    assert {f"bart_onnx/server/page/{name}" for name in files} <= set(names)
+
+
 def test_nothing_else_is_in_the_wheel(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     strangers = {top for top in tops if not top.endswith(".dist-info")} - set(PACKAGES)

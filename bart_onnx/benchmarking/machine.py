@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bart_onnx.runners.providers import stay_silent
+
 # Far larger than the caches of any core.
 _BUFFER_BYTES = 512 << 20
 # What one vector keeps in the nearest cache while the buffer streams past it.
@@ -49,6 +51,7 @@ def read_bandwidth(buffer_bytes: int = _BUFFER_BYTES, rounds: int = 5) -> float:
 
 def description() -> dict[str, str | int | float]:
     """What figures depend on, besides the code."""
+    stay_silent()
     import onnxruntime
 
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,26 @@ def company(task: Task) -> Hashable | None:
     return asked, task.log_probs, task.top_log_probs, task.speculate
 
 
+# Rows of a step's outputs: neighbours as a slice.
+Places: TypeAlias = NDArray[np.intp] | slice
+
+
+def neighbours(rows: NDArray[np.intp]) -> Places:
+    """The same rows [n], n > 0, as a slice where each follows the one before.
+
+    So they are not copied: logits of BART are 200 kB a row.
+    """
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+        return slice(first, last + 1)
+    return rows
+
+
 class Lines(Mapping[str, NDArray[Any]]):
     """Some rows of a step's outputs [rows, q, ...], up to a place; read when they are asked for."""
 
-    def __init__(
-        self, outputs: Mapping[str, NDArray[Any]], rows: NDArray[np.intp], places: int = 1
-    ) -> None:
-        first, count = int(rows[0]), len(rows)
-        side_by_side = bool((rows == np.arange(first, first + count)).all())
-        # Neighbours are not copied: logits of BART are 200 kB a row.
-        self._rows = slice(first, first + count) if side_by_side else rows
-        self._outputs, self._places = outputs, places
+    def __init__(self, outputs: Mapping[str, NDArray[Any]], rows: Places, places: int = 1) -> None:
+        self._outputs, self._rows, self._places = outputs, rows, places
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._outputs[name][self._rows, : self._places]

@@ -79,21 +79,33 @@ class GreedySearch(SingleSearch):
         """Take what is best at every place, [rows, q], as far as drafts are that and none ends."""
         self.finished, self.failed = {}, {}
         rows, (count, width) = self.rows, best.shape
+        before = rows.lengths[:, None] + np.arange(width)
+        best = self.task.scoring.taken(best, before, rows.limits[:, None])
+        if width > 1:
+            self._take_drafted(best)
+        else:
+            self.next_ids = best[:, 0].copy()
+            self._token_ids[np.arange(count), 0, rows.lengths] = self.next_ids
+            rows.lengths += 1
+        rows.steps += 1
+        ends = self._is_end(self.next_ids) | (rows.lengths >= rows.limits)
+        if len(ended := np.flatnonzero(ends)):
+            self._ended[ended, 0] = rows.lengths[ended]
+            self._finish(ended)
+
+    def _take_drafted(self, best: IdArray) -> None:
+        """Take each row's best tokens, [rows, q], as far as its draft agrees and none ends."""
+        assert self._feed is not None
+        rows, (count, width) = self.rows, best.shape
         places = np.arange(width)
-        taken = np.ones(count, np.int64)
-        if self._feed is not None and width > 1:
-            goes_on = best[:, :-1] == self._feed.token_ids[:, 1:]
-            goes_on &= places[:-1] < self._feed.counts[:, None]
-            goes_on &= ~np.isin(best[:, :-1], self.task.options.eos_token_id)
-            taken += np.logical_and.accumulate(goes_on, axis=1).sum(axis=1)
+        goes_on = best[:, :-1] == self._feed.token_ids[:, 1:]
+        goes_on &= places[:-1] < self._feed.counts[:, None]
+        goes_on &= ~self._is_end(best[:, :-1])
+        taken = 1 + np.logical_and.accumulate(goes_on, axis=1).sum(axis=1)
         row, place = np.nonzero(places < taken[:, None])
         self._token_ids[row, 0, rows.lengths[row] + place] = best[row, place]
-        every = np.arange(count)
-        self.next_ids = best[every, taken - 1]
+        self.next_ids = best[np.arange(count), taken - 1]
         rows.lengths += taken
-        rows.steps += 1
-        self._end(every, self.next_ids)
-        self._finish(every)
 
     def _take(self, order: NDArray[np.intp]) -> None:
         super()._take(order)

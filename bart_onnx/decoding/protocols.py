@@ -83,8 +83,8 @@ class Runner(Protocol[AnyState]):
 
         Returns:
             The decoder-step outputs named in `wanted` (`bart_onnx.graphs`). Their memory is used
-            again by the next step of the same state. One that nobody reads need not be brought
-            from the device.
+            again by the next step of the same state, or of another part of it. One that nobody
+            reads need not be brought from the device.
         """
 
 

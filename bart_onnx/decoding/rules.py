@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bart_onnx.decoding.candidates import Candidates, ScoreArray
 from bart_onnx.decoding.filters import log_softmax
-from bart_onnx.decoding.histories import Histories
+from bart_onnx.decoding.histories import Histories, IdArray
 from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.sequences import BiasedSequences, counted, every_pair, followers
 from bart_onnx.decoding.user_functions import call_logits_processors, only_allowed
@@ -40,6 +40,8 @@ class Rules:
             looks at them all; else the best of each row will do, where `Candidates.doubtful`
             does not name it.
         is_empty: whether nothing is asked for.
+        only_forces: whether nothing but forced tokens is asked for, so few that the best of each
+            row hold them.
 
     Raises:
         InputError: an option holds a token id outside the vocabulary; the message names it.
@@ -54,6 +56,9 @@ class Rules:
         self.needs_all = self._renormalizes or any(
             name in _NEEDS_ALL and _NEEDS_ALL[name](getattr(options, name)) for name in asked
         )
+        self.only_forces = set(asked) <= _ONLY_FORCE and not self.needs_all
+        self._first = options.forced_bos_token_id
+        self._last = min(options.forced_eos_token_id, default=None)
 
     def apply(self, candidates: Candidates, histories: Histories) -> Mapping[int, str]:
         """Change the scores of what may follow each row, in place.
@@ -66,6 +71,20 @@ class Rules:
             rule(candidates, histories)
         candidates.scores[list(candidates.refused)] = -np.inf
         return candidates.refused
+
+    def forced(self, best: IdArray, lengths: IdArray, limits: IdArray) -> IdArray:
+        """What comes in the places of best tokens where these rules do nothing but force.
+
+        Args:
+            best: int64 [rows, places], each row's best tokens without rules.
+            lengths: int64 [rows, places], tokens before each.
+            limits: int64 [rows, 1].
+        """
+        if self._first is not None:
+            best = np.where(lengths == 1, self._first, best)
+        if self._last is not None:
+            best = np.where(lengths == limits - 1, self._last, best)
+        return best
 
     def renormalized(self, scores: ScoreArray) -> ScoreArray:
         """Scores [rows, columns] as log-probabilities where that is asked; the last step of all.
@@ -229,6 +248,7 @@ _RULES: Mapping[str, Callable[[DecodingOptions], Rule]] = {
     "begin_suppress_tokens": _begin_suppress_tokens,
     "logits_processor": _logits_processor,
 }
+_ONLY_FORCE = {"forced_bos_token_id", "forced_eos_token_id"}
 # Of an option that was asked for: whether its value may raise a score, or looks at them all.
 _NEEDS_ALL: Mapping[str, Callable[[Any], bool]] = {
     "sequence_bias": lambda biases: any(bias > 0 for _, bias in biases),

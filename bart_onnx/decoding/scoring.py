@@ -53,7 +53,9 @@ class Scoring:
         self.columns = min(_columns(options, self._filters, vocabulary_size), vocabulary_size)
         known = min(LARGEST_TOP_K, vocabulary_size)
         self.needs_all = self._rules.needs_all or self.columns > known
-        exact = known == vocabulary_size or (self._rules.is_empty and self._filters is None)
+        # Of what is forced or as it came, nothing that was not sorted out may come.
+        self._as_sorted = self._rules.only_forces and self._filters is None
+        exact = known == vocabulary_size or self._as_sorted
         self.wanted: tuple[str, ...]
         if self.needs_all:
             self.wanted = (LOGITS, *_SORTED_OUT)
@@ -62,8 +64,12 @@ class Scoring:
 
     @property
     def takes_the_best(self) -> bool:
-        """Whether what is chosen is each row's best token, whatever came before."""
-        return self._rules.is_empty and self._filters is None and self.columns == 1
+        """Whether each row gets its best token, or a forced one, whatever came before."""
+        return self._as_sorted and self.columns == 1
+
+    def taken(self, best: IdArray, lengths: IdArray, limits: IdArray) -> IdArray:
+        """What is chosen of best tokens by what `takes_the_best`; see `Rules.forced`."""
+        return self._rules.forced(best, lengths, limits)
 
     def score(
         self, outputs: Outputs, lines: NDArray[np.intp], histories: Histories
@@ -104,6 +110,8 @@ class Scoring:
             candidates.scores[np.isnan(candidates.scores).any(axis=1)] = -np.inf
             return candidates
         complaints |= self._changed(candidates, histories)
+        if self._as_sorted:
+            return candidates
         temperature = self._options.temperature if self._filters is not None else 1.0
         rows = candidates.doubtful(self.columns, temperature)
         if not len(rows):

@@ -158,6 +158,21 @@ class Search(ABC):
     def stable(self, source: int) -> IdArray:
         """Tokens of a source that its best hypothesis will begin with, int64 [length]."""
 
+    def told(self, source: int) -> tuple[IdArray, NDArray[np.float32] | None]:
+        """What is stable of a source, and the log-probabilities of what follows its prompt.
+
+        Returns:
+            int64 [length], and float32 [length - prompt length]; None if nobody asked.
+        """
+        ids = self.stable(source).copy()
+        noted = self.rows.tracks.get("log_probs")
+        if noted is None:
+            return ids, None
+        # Copies that have come the same way have noted the same on it.
+        agrees = (self._token_ids[source, :, : len(ids)] == ids).all(axis=1)
+        own = slice(int(self.rows.prompt_lengths[source]), len(ids))
+        return ids, noted[source, int(agrees.argmax()), own].copy()
+
     def take(self, order: NDArray[np.intp]) -> NDArray[np.intp]:
         """Let all but these sources go; the rows whose caches the rest continue."""
         before = self.moves.reshape(-1, self.copies)[order].ravel()

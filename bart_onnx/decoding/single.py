@@ -112,13 +112,20 @@ class SingleSearch(Search):
         """Note which copies have ended with these tokens."""
         before, lengths = self._ended[sources], self.rows.lengths[sources]
         tokens = chosen.reshape(before.shape)
-        ends = np.isin(tokens, self.task.options.eos_token_id)
+        ends = self._is_end(tokens)
         ends |= (lengths >= self.rows.limits[sources])[:, None]
         if (completes := self.task.completes) is not None:
             for line, copy in np.argwhere(~ends & (before == 0)):
                 said = self._token_ids[sources[line], copy, : lengths[line] - 1]
                 ends[line, copy] = completes(said, int(tokens[line, copy]))
         self._ended[sources] = np.where((before == 0) & ends, lengths[:, None], before)
+
+    def _is_end(self, token_ids: IdArray) -> NDArray[np.bool_]:
+        """Which of these tokens end a row; a few comparisons cost a fourth of `np.isin`."""
+        ends = np.zeros(token_ids.shape, bool)
+        for end in self.task.options.eos_token_id:
+            ends |= token_ids == end
+        return ends
 
     def _lines_of(self, sources: NDArray[np.intp]) -> NDArray[np.intp]:
         """The rows of these sources' copies."""

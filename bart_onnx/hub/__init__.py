@@ -11,12 +11,13 @@ from pathlib import Path
 
 from bart_onnx.errors import InputTypeError, PresetError
 from bart_onnx.hub import client, files
-from bart_onnx.hub.client import Listing
+from bart_onnx.hub.client import Listing, cached_snapshot
 from bart_onnx.hub.uri import HubUri, is_hub_uri, parse_uri, suggest_uri
 
 __all__ = [
     "HubUri",
     "Snapshot",
+    "cached_snapshot",
     "download_bundle",
     "download_checkpoint",
     "download_size",

@@ -7,7 +7,6 @@ HF_HUB_CACHE, HF_HUB_OFFLINE) is read at each call, which huggingface_hub does o
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import os
 import re
@@ -19,9 +18,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bart_onnx.errors import BartOnnxError, DownloadError, MissingFileError, MissingPackageError
+from bart_onnx.errors import (
+    BartOnnxError,
+    DownloadError,
+    InputError,
+    MissingFileError,
+    MissingPackageError,
+)
+from bart_onnx.hub.abandoned import remove_abandoned
 from bart_onnx.hub.failures import translate
 from bart_onnx.hub.uri import HubUri
+from bart_onnx.json_objects import LIMIT, read_object
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +36,6 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _MAIN = "main"
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _COMMIT = re.compile("[0-9a-f]{40}")
-_JSON_LIMIT = 64 << 20  # as much as a bundle's manifest may have
 
 
 @dataclass(frozen=True)
@@ -95,23 +101,22 @@ def read_json(listing: Listing, name: str) -> dict[str, Any]:
     Raises:
         DownloadError: it could not be downloaded or is no JSON object.
     """
-    if listing.sizes.get(name, 0) > _JSON_LIMIT:
+    if listing.sizes.get(name, 0) > LIMIT:
         raise DownloadError(
             f"{name} of {listing.uri} has {listing.sizes[name]} bytes, more than any such file; "
             "tell the repository's author."
         )
     path = listing.cached / name if listing.cached else _fetch_one(listing, name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_object(path)
+    except OSError as error:
         raise DownloadError(
             f"{name} of {listing.uri} cannot be read ({error}); tell the repository's author."
         ) from error
-    if not isinstance(content, dict):
+    except InputError as error:
         raise DownloadError(
-            f"{name} of {listing.uri} holds no JSON object; tell the repository's author."
-        )
-    return content
+            f"{name} of {listing.uri} {error}; tell the repository's author."
+        ) from None
 
 
 def missing_bytes(listing: Listing, names: Sequence[str]) -> int:
@@ -132,6 +137,7 @@ def fetch(listing: Listing, names: Sequence[str], optional: Sequence[str] = ()) 
     """
     hub = _package()
     if listing.cached is None:
+        remove_abandoned(_repository(listing.uri))
         _check_space(listing, names)
     with _translated(listing.uri, offline=listing.cached is not None):
         directory = Path(
@@ -180,7 +186,7 @@ def _translated(uri: HubUri, offline: bool = False) -> Iterator[None]:
         raise
     except Exception as error:  # a network library's faults are many; the cause stays in the log
         _logger.debug("huggingface_hub failed for %s", uri, exc_info=error)
-        cached = _cached_commit(uri) if _snapshot_of(uri) else None
+        cached = _cached_commit(uri) if cached_snapshot(uri) else None
         raise translate(error, uri, endpoint(), cached, offline) from None
 
 
@@ -213,7 +219,7 @@ def _check_space(listing: Listing, names: Sequence[str]) -> None:
 
 
 def _list_cache(uri: HubUri) -> Listing:
-    snapshot = _snapshot_of(uri)
+    snapshot = cached_snapshot(uri)
     if snapshot is None:
         raise DownloadError(
             f"{uri} was asked for offline, and {cache_directory()} has no copy of it; run once "
@@ -227,7 +233,8 @@ def _list_cache(uri: HubUri) -> Listing:
     return Listing(uri, snapshot.name, sizes, cached=snapshot)
 
 
-def _snapshot_of(uri: HubUri) -> Path | None:
+def cached_snapshot(uri: HubUri) -> Path | None:
+    """The directory in the cache of what a URI named when it was last asked for, or None."""
     commit = _cached_commit(uri)
     snapshot = _snapshot(uri, commit) if commit else None
     return snapshot if snapshot and snapshot.is_dir() else None

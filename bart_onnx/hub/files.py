@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from bart_onnx.bundle import MANIFEST, SEAL
 from bart_onnx.errors import CheckpointError, DownloadError, MissingFileError
 from bart_onnx.hub.uri import HubUri
+from bart_onnx.sealed import MANIFEST, SEAL
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"

@@ -66,6 +66,11 @@ class OrtState:
         return len(self._lengths)
 
     @property
+    def whole(self) -> OrtState:
+        """The state whose memory this is a part of; itself where it is none."""
+        return self if self._whole is None else self._whole
+
+    @property
     def capacity(self) -> int:
         """Tokens that the self caches have room for."""
         return int(self.own[0].shape[2])
@@ -98,6 +103,13 @@ class OrtState:
             for array in self.own:
                 array[row, :, forgotten] = 0
         self._lengths[:] = lengths
+
+    def clear(self, first: int) -> None:
+        """Forget all tokens of the rows from `first` on."""
+        used = int(self._lengths[first:].max(initial=0))
+        for array in self.own if used else ():
+            array[first:, :, :used] = 0
+        self._lengths[first:] = 0
 
     def between(self, first: int, last: int) -> Self:
         """Rows `first` to `last - 1` in the same memory."""

@@ -197,7 +197,9 @@ class OrtRunner:
     def _padded(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         longest = token_ids.shape[1]
         check_positions("encoder", longest, self.config.max_sequence_length)
-        return np.pad(token_ids, ((0, 0), (0, -longest % SOURCE_MULTIPLE)))
+        padded = np.zeros((len(token_ids), longest + -longest % SOURCE_MULTIPLE), np.int64)
+        padded[:, :longest] = token_ids
+        return padded
 
     def _binding(
         self, state: OrtState, query_length: int, wanted: tuple[str, ...]
@@ -226,10 +228,20 @@ class OrtRunner:
         return AlignedStep(step, self._session(ALIGNMENT), state, queries, outputs)
 
     def _output(self, name: str, state: OrtState, query_length: int) -> NDArray[np.generic]:
-        """Memory for an output of the step or of the alignment."""
-        width = next(iter(state.cross.values())).shape[2]
-        axes = {"batch": state.rows, "query_length": query_length, "source_length": width}
-        return _memory(self._outputs[name], axes)
+        """Memory for an output of the step or of the alignment: parts of a state share the whole's.
+
+        So as many of them as there are can stay bound, though logits of 64 rows of BART are 13 MB.
+        """
+        whole = state.whole
+        axes = {"batch": whole.rows, "query_length": query_length, "source_length": whole.width}
+        key = name, query_length, whole.width
+        with self._lock:
+            kept = self._written.setdefault(whole, {})
+            if any(len(array) != whole.rows for array in kept.values()):
+                kept.clear()
+            if key not in kept:
+                kept[key] = _memory(self._outputs[name], axes)
+            return kept[key][: state.rows]
 
     def _session(self, graph: str) -> Any:
         if self._process != os.getpid():
@@ -244,6 +256,9 @@ class OrtRunner:
         self._lock = threading.Lock()
         self._bindings: weakref.WeakKeyDictionary[
             OrtState, dict[tuple[Any, ...], Step | AlignedStep]
+        ] = weakref.WeakKeyDictionary()
+        self._written: weakref.WeakKeyDictionary[
+            OrtState, dict[tuple[str, int, int], NDArray[Any]]
         ] = weakref.WeakKeyDictionary()
         # The alignment graph is opened when somebody first asks for its output.
         self._sessions = {graph: self._opened(graph) for graph in (ENCODER, DECODER_STEP)}

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from bart_onnx.errors import BundleDamagedError, DeviceError, InputError, MissingPackageError
+from bart_onnx.graph_files import check_graph_file
 from bart_onnx.runners.cuda_libraries import lacks, preload
 from bart_onnx.runners.device_errors import device_error, is_of_memory
 
@@ -57,11 +58,13 @@ def open_session(
     Raises:
         DeviceError: onnxruntime has no provider for the device, or did not activate it; what the
             machine lacks is named.
+        BundleError: the graph refers to what no bundle's does; see `check_graph_file`.
         BundleDamagedError: onnxruntime cannot read the graph.
         MissingPackageError: no onnxruntime is installed.
     """
     onnxruntime = _onnxruntime()
     provider = _provider(onnxruntime, device)
+    check_graph_file(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores() if threads is None else _checked(threads)
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
@@ -150,8 +153,19 @@ def _provider(onnxruntime: ModuleType, device: str) -> str:
     return provider
 
 
+def stay_silent() -> None:
+    """Keep onnxruntime from reporting to its maker; to be called before it is first imported.
+
+    From 1.29 on its builds keep an identifier of the machine under the user's cache, and send what
+    sessions, models and devices there are to Microsoft, unless the environment says otherwise
+    (Privacy.md, in its package). Who has set the variable is not overruled.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 @cache
 def _onnxruntime() -> ModuleType:
+    stay_silent()
     try:
         import onnxruntime
     except ImportError as error:

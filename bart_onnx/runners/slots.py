@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from bart_onnx.runners.cache import SOURCE_MULTIPLE, OrtState
 
 _FEWEST_SOURCES = 4
+# Tokens that self caches have room for at least, see `runners.cache`. Cross caches are as narrow as
+# the sources allow: attention in float32 computes all of their width.
 _SHORTEST = 64
 # States of so many sizes are kept, each with the bindings of its steps: to bind one of a small
-# model anew takes as long as a step of 8 rows. Logits of 64 rows of BART take 13 MB for each.
-_SIZES = 8
+# model anew takes as long as a step of 8 rows.
+_SIZES = 64
 
 
 class OrtSlots:
@@ -60,9 +62,7 @@ class OrtSlots:
         places[: len(rows)] = rows
         self._memory.select(places, since)
         self._sources = len(rows) // self._copies
-        lengths = self._memory.lengths.copy()
-        lengths[len(rows) :] = 0
-        self._memory.truncate(lengths)
+        self._memory.clear(len(rows))
 
     def _fit(self, sources: int, other: OrtState) -> None:
         """See to it that the memory has room for so many sources, but not far too much."""
@@ -71,7 +71,7 @@ class OrtSlots:
         if before is not None and self._sources:
             widest = max(widest, _padded(int(self.rows.source_lengths.max())))
             longest = max(longest, int(self.rows.lengths.max()))
-        needs = max(sources, _FEWEST_SOURCES), max(widest, _SHORTEST), max(longest, _SHORTEST)
+        needs = max(sources, _FEWEST_SOURCES), widest, max(longest, _SHORTEST)
         if before is not None:
             has = before.rows // self._copies, before.width, before.capacity
             fits = all(need <= size for need, size in zip(needs[:2], has, strict=False))

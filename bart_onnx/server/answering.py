@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
@@ -17,11 +16,11 @@ from bart_onnx.errors import DeadlineError
 from bart_onnx.server.requests import Hypotheses, Request, Ticket, Update
 from bart_onnx.server.scheduler import Scheduler
 
-# Requests of several sequences have no listener, so their tickets are looked at so often.
-_LOOK = 0.005
-
 # Seconds that an engine has, after a request's time is over, to say that it is.
 _GRACE = 10.0
+
+# Characters or tokens that the loop may as well work on itself: 2 ms.
+_SHORT = 2_000
 
 T = TypeVar("T")
 
@@ -31,22 +30,32 @@ class Answers:
 
     Args:
         deadline: seconds that each may take.
+        priority: the smaller goes first.
+        follows: whether tokens are told as they become certain, and not the end alone; of one
+            sequence a row they can be.
 
     Raises:
         InputError, QueueFullError, SchedulerClosedError: one of them is not taken; then none is.
     """
 
-    def __init__(self, scheduler: Scheduler, plan: Plan, deadline: float) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        plan: Plan,
+        deadline: float,
+        priority: int = 0,
+        follows: bool = True,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.time() + deadline + _GRACE
         self._told: deque[tuple[int, Update]] = deque()
         self._changed, self._waking, self._over = asyncio.Event(), False, False
-        self._listens = plan.task.options.num_return_sequences == 1
+        follows = follows and plan.task.options.num_return_sequences == 1
         self.tickets: list[Ticket] = []
         try:
             for row in range(len(plan.limits)):
-                listener = partial(self._tell, row) if self._listens else None
-                request = Request(plan, row, deadline, listener=listener)
+                listener = partial(self._tell, row)
+                request = Request(plan, row, deadline, priority, listener, follows)
                 self.tickets.append(scheduler.submit(request))
         except Exception:
             self.cancel()
@@ -77,38 +86,24 @@ class Answers:
             DecodingError, ServingError: of the first row that failed.
         """
         left = len(self.tickets)
-        async for row, update in self._listened() if self._listens else self._looked():
-            if update.error is not None:
-                raise update.error
-            yield row, update
-            left -= update.hypotheses is not None
-            if not left:
-                return
-
-    async def _listened(self) -> AsyncIterator[tuple[int, Update]]:
-        while True:
-            try:
-                async with asyncio.timeout_at(self._end):
-                    await self._changed.wait()
-            except TimeoutError:
-                raise self._silence() from None
-            self._changed.clear()
-            while self._told:
-                yield self._told.popleft()
-
-    async def _looked(self) -> AsyncIterator[tuple[int, Update]]:
-        left = dict(enumerate(self.tickets))
         while left:
-            for row, ticket in list(left.items()):
-                if ticket.done:
-                    del left[row]
-                    yield row, Update(np.zeros(0, np.int64), ticket.result(0))
-            if left and self._loop.time() > self._end:
-                raise self._silence()
-            await asyncio.sleep(_LOOK)
+            for row, update in await self._news():
+                if update.error is not None:
+                    raise update.error
+                yield row, update
+                left -= update.hypotheses is not None
 
-    def _silence(self) -> DeadlineError:
-        return DeadlineError("The engine has not answered in time, nor said so; ask again.")
+    async def _news(self) -> list[tuple[int, Update]]:
+        """What has been told since the last time, when there is something."""
+        try:
+            async with asyncio.timeout_at(self._end):
+                await self._changed.wait()
+        except TimeoutError:
+            raise DeadlineError(
+                "The engine has not answered in time, nor said so; ask again."
+            ) from None
+        self._changed.clear()
+        return [self._told.popleft() for _ in range(len(self._told))]
 
     def _tell(self, row: int, update: Update) -> None:
         """Called in the engine's thread; wakes the loop once for all that is told till it runs."""
@@ -122,6 +117,14 @@ class Answers:
     def _wake(self) -> None:
         self._waking = False
         self._changed.set()
+
+
+async def aside(size: int, work: Callable[[], T]) -> T:
+    """What some work on so many characters or tokens gives, in a thread where it is not short.
+
+    A tokenizer takes a second for a million characters, and a thread 0.2 ms to be asked.
+    """
+    return work() if size <= _SHORT else await asyncio.to_thread(work)
 
 
 async def unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:

@@ -6,21 +6,28 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect
 
 from bart_onnx.errors import BartOnnxError
-from bart_onnx.server.completions import PATHS, completion_routes
+from bart_onnx.server.completions import completion_paths, completion_routes
 from bart_onnx.server.failures import answer_failure, answer_nobody
 from bart_onnx.server.guard import HEALTH_PATHS, Guard
-from bart_onnx.server.health import health_routes
+from bart_onnx.server.health import Health, health_routes
+from bart_onnx.server.hugging_face import hugging_face_paths, hugging_face_routes
 from bart_onnx.server.lifetime import Lifetime
 from bart_onnx.server.metrics import Figures
+from bart_onnx.server.open_inference import open_inference_paths, open_inference_routes
 from bart_onnx.server.options import ServerOptions
+from bart_onnx.server.page import PAGE_PATHS, page_routes
+from bart_onnx.server.replies import Replies
 from bart_onnx.server.served import ServedModel
 from bart_onnx.version import __version__
 
-#: OpenAI's prefix, and the one that KServe puts before it.
-PREFIXES = ("/v1", "/openai/v1")
+# How hard zlib tries, of 9, at answers for who takes gzip.
+_QUICKLY = 1
+
+_PATHS = (completion_paths, open_inference_paths, hugging_face_paths)
 
 
 def create_app(
@@ -32,7 +39,8 @@ def create_app(
         lifetime: what is closing; None for an application that nobody closes.
     """
     lifetime = lifetime or Lifetime()
-    figures = Figures(models)
+    figures, health = Figures(models), Health(models, lifetime, options.stall)
+    replies = Replies(models, options, figures)
     app = FastAPI(
         title="bart_onnx",
         version=__version__,
@@ -41,18 +49,32 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.include_router(health_routes(lifetime, figures if options.metrics else None))
-    for prefix in PREFIXES:
-        app.include_router(completion_routes(models, options, figures), prefix=prefix)
+    _add_routes(app, replies, health, options, figures)
     app.add_exception_handler(BartOnnxError, answer_failure)
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
-    paths = [*PATHS, *(f"/models/{name}" for name in models)]
+    # What is added last is passed first.
+    app.add_middleware(GZipMiddleware, compresslevel=_QUICKLY)
     app.add_middleware(
         Guard,
         keys=options.api_key,
-        paths=[*HEALTH_PATHS, *(f"{prefix}{path}" for prefix in PREFIXES for path in paths)],
+        paths=[
+            *HEALTH_PATHS,
+            *PAGE_PATHS,
+            *(path for paths in _PATHS for path in paths(models)),
+        ],
         lifetime=lifetime,
         figures=figures,
     )
     return app
+
+
+def _add_routes(
+    app: FastAPI, replies: Replies, health: Health, options: ServerOptions, figures: Figures
+) -> None:
+    app.include_router(health_routes(health, figures if options.metrics else None))
+    app.include_router(completion_routes(replies))
+    app.include_router(open_inference_routes(replies, health))
+    app.include_router(hugging_face_routes(replies))
+    if options.page:
+        app.include_router(page_routes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from bart_onnx.configured import ConfiguredCall
 from bart_onnx.decoding.search import Hypothesis
 from bart_onnx.errors import InputError
 from bart_onnx.results import Report
+from bart_onnx.server.alignment_forms import clipped
 from bart_onnx.server.completion_request import CompletionRequest
 from bart_onnx.server.options import ServerOptions
 from bart_onnx.server.requests import Hypotheses
@@ -30,6 +31,7 @@ class Completion:
 
     Attributes:
         plan: what is to be decoded, a row for each prompt.
+        options: how.
 
     Raises:
         InputError: as `generate` of the same request; a prompt that cannot be continued.
@@ -37,7 +39,7 @@ class Completion:
 
     def __init__(self, model: ServedModel, asked: CompletionRequest, served: ServerOptions) -> None:
         report = None if asked.logprobs is None else Report(top_log_probs=asked.logprobs)
-        self._model, self._asked = model, asked
+        self._model, self._asked, self._served = model, asked, served
         ids = asked.ids
         chosen = model.lm.by_config(
             options=asked.options(),
@@ -50,10 +52,17 @@ class Completion:
         self._call = ConfiguredCall(model.lm.runner, model.lm.preprocessor, chosen)
         batch = self._call.from_texts(asked.texts) if ids is None else self._of_ids(ids)
         self.plan = self._call.plan(batch)
+        self._sources = batch.sources
+        self._aligned: dict[int, list[list[dict[str, Any]]]] = {}
         notes = [] if batch.texts is None else batch.texts.notes
         self._truncated = [bool(note) for note in notes] or [False] * len(batch.sources)
         self.prompt_tokens = sum(map(len, batch.sources))
-        self.count = chosen.options.num_return_sequences
+        self.options = chosen.options
+
+    @property
+    def count(self) -> int:
+        """Sequences of a prompt."""
+        return self.options.num_return_sequences
 
     def grown(self) -> Growing:
         """What makes pieces of one row's tokens."""
@@ -62,16 +71,34 @@ class Completion:
             decoder(tokenizer.decode_batch, tokenizer.special_token_ids), self._asked.stops
         )
 
+    def texts(self, found: Iterable[Hypotheses]) -> list[str]:
+        """The text of each sequence, prompt by prompt, up to a stop string."""
+        of_prompts = map(self._call.reporter.texts, found)
+        return [cut(text, self._asked.stops) for texts in of_prompts for text in texts]
+
+    async def align(self, row: int, hypotheses: Hypotheses) -> None:
+        """Find out what the choices of one prompt looked at, where that is asked for.
+
+        Raises:
+            QueueFullError, DeadlineError: too many wait for the same, or it takes too long.
+        """
+        if self._asked.alignments and self._asked.texts is not None:
+            served, text = self._served, self._asked.texts[row]
+            self._aligned[row] = await self._model.aligner.aligned(
+                text, self._sources[row], hypotheses, served.waiting, served.deadline
+            )
+
     def choices(self, row: int, hypotheses: Hypotheses) -> list[dict[str, Any]]:
         """The choices of one prompt."""
-        texts = self._call.reporter.texts(hypotheses)
+        texts = self.texts([hypotheses])
         return [
             {
                 "index": row * self.count + number,
-                "text": cut(text, self._asked.stops),
+                "text": text,
                 "finish_reason": found.finish_reason,
                 "logprobs": self._log_probs(found),
                 "truncated": self._truncated[row],
+                **self._alignments(row, number, len(text)),
             }
             for number, (found, text) in enumerate(zip(hypotheses, texts, strict=True))
         ]
@@ -86,6 +113,10 @@ class Completion:
             "completion_tokens": completion,
             "total_tokens": self.prompt_tokens + completion,
         }
+
+    def _alignments(self, row: int, number: int, length: int) -> dict[str, Any]:
+        aligned = self._aligned.get(row)
+        return {} if aligned is None else {"alignments": clipped(aligned[number], length)}
 
     def _of_ids(self, prompts: list[list[int]]) -> Any:
         longest = max(map(len, prompts))
@@ -116,23 +147,27 @@ class Completion:
         ]
         starts = self._model.preprocessor.tokenizer.decode_batch(before)
         told: dict[str, Any] = {
-            "tokens": [self._token(each) for each in own],
-            "token_logprobs": [_finite(each) for each in found.log_probs.tolist()],
+            "tokens": [self.token_text(each) for each in own],
+            "token_logprobs": [finite(each) for each in found.log_probs.tolist()],
             "top_logprobs": None,
             "text_offset": [len(text.rstrip(_HALF)) for text in starts],
         }
         if self._asked.logprobs and found.top_ids is not None and found.top_log_probs is not None:
             told["top_logprobs"] = [
-                {self._token(each): _finite(value) for each, value in zip(*place, strict=True)}
+                {self.token_text(each): finite(value) for each, value in zip(*place, strict=True)}
                 for place in zip(found.top_ids.tolist(), found.top_log_probs.tolist(), strict=True)
             ]
         return told
 
-    def _token(self, token_id: int) -> str:
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is no text."""
+        return token_id in self._model.preprocessor.tokenizer.special_token_ids
+
+    def token_text(self, token_id: int) -> str:
         """A token's text; its name in the vocabulary where it is special or half a character."""
         tokenizer = self._model.preprocessor.tokenizer
         (text,) = tokenizer.decode_batch([[token_id]])
-        if token_id in tokenizer.special_token_ids or not text or _HALF in text:
+        if self.is_special(token_id) or not text or _HALF in text:
             return tokenizer.id_to_token(token_id)
         return text
 
@@ -167,5 +202,6 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text[: min(ends)] if ends else text
 
 
-def _finite(value: float) -> float:
+def finite(value: float) -> float:
+    """A log-probability as JSON can hold it."""
     return max(value, _LEAST)

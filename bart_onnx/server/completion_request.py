@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bart_onnx.errors import InputError, InputTooLongError
 from bart_onnx.server.failures import Refusal
@@ -13,13 +14,21 @@ from bart_onnx.server.options import ServerOptions
 
 _MOST_LOG_PROBS = 5
 _MOST_STOPS, _LONGEST_STOP = 4, 64
-_BODY = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+#: How bodies are read, whatever their wire.
+BODY = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
-Prompt: TypeAlias = str | list[str] | list[int] | list[list[int]]
+B = TypeVar("B", bound=BaseModel)
+# No number of tokens, beams or sequences is anywhere near it; what lies beyond has no int64.
+_NO_MORE = 1 << 31
+Count = Annotated[int, Field(ge=1, lt=_NO_MORE)]
+Natural = Annotated[int, Field(ge=0, lt=_NO_MORE)]
+#: Of a field that is an object: null is one with nothing in it.
+NULL_IS_EMPTY = BeforeValidator(lambda given: {} if given is None else given)
+Prompt: TypeAlias = str | list[str] | list[Natural] | list[list[Natural]]
 Stop = Annotated[str, Field(min_length=1, max_length=_LONGEST_STOP)]
 
 # What OpenAI knows and an encoder-decoder has no use for, with the values that ask for nothing.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "echo": (None, False),
     "suffix": (None, ""),
     "logit_bias": (None, {}),
@@ -27,8 +36,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
 }
 
-# Options by the names that clients use for them.
-_EXTENSIONS = {
+#: Options by the names that clients use for them.
+EXTENSIONS = {
     "max_tokens": "max_new_tokens",
     "min_tokens": "min_new_tokens",
     "num_beams": "num_beams",
@@ -43,7 +52,7 @@ _EXTENSIONS = {
 class StreamOptions(BaseModel):
     """What a stream tells besides."""
 
-    model_config = _BODY
+    model_config = BODY
 
     include_usage: bool = False
 
@@ -51,7 +60,7 @@ class StreamOptions(BaseModel):
 class CompletionRequest(BaseModel):
     """A body of `/v1/completions`; the last group of fields is this package's own."""
 
-    model_config = _BODY
+    model_config = BODY
 
     model: str
     prompt: Prompt
@@ -60,10 +69,10 @@ class CompletionRequest(BaseModel):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     logprobs: Annotated[int, Field(ge=0, le=_MOST_LOG_PROBS)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Count | None = None
+    n: Count | None = None
     presence_penalty: float | None = None
-    seed: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    seed: Natural | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=_MOST_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -72,14 +81,15 @@ class CompletionRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: str | None = None
 
+    alignments: bool | None = None
     early_stopping: bool | Literal["never"] | None = None
     length_penalty: float | None = None
     long_input: Literal["error", "truncate"] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    no_repeat_ngram_size: Annotated[int, Field(ge=0)] | None = None
-    num_beams: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Natural | None = None
+    no_repeat_ngram_size: Natural | None = None
+    num_beams: Count | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Natural | None = None
 
     @property
     def texts(self) -> list[str] | None:
@@ -110,7 +120,7 @@ class CompletionRequest(BaseModel):
 
     def options(self) -> dict[str, Any]:
         """What is asked of decoding, under the library's names."""
-        given = {own: getattr(self, name) for name, own in _EXTENSIONS.items()}
+        given = {own: getattr(self, name) for name, own in EXTENSIONS.items()}
         asked = {own: value for own, value in given.items() if value is not None}
         if self.stops:
             asked["stop_strings"] = self.stops
@@ -126,19 +136,49 @@ class CompletionRequest(BaseModel):
 
 
 def read_request(body: bytes) -> CompletionRequest:
-    """A body as a request.
+    """A completion's body; see `read_body`."""
+    return read_body(CompletionRequest, body)
+
+
+def read_body(kind: type[B], body: bytes) -> B:
+    """A body as what a wire expects.
 
     Raises:
         Refusal: 400; it names the field.
     """
     try:
-        return CompletionRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        path = ".".join(str(each) for each in first["loc"])
-        param = str(first["loc"][0]) if first["loc"] else None
-        told = "There is no such field" if first["type"] == "extra_forbidden" else first["msg"]
-        raise Refusal(400, f"{path or 'The body'}: {told}.", param=param) from None
+        raise _refusal(error, {}) from None
+
+
+def validated(
+    kind: type[B], values: Mapping[str, Any], called: Mapping[str, str] | None = None
+) -> B:
+    """Values of a body that has been read, as what a wire expects.
+
+    Args:
+        called: what the client calls a field, where that is not its name.
+
+    Raises:
+        Refusal: 400; it names the field.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _refusal(error, called or {}) from None
+
+
+def _refusal(error: ValidationError, called: Mapping[str, str]) -> Refusal:
+    """What is wrong with a body, by its first fault."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    # Of a field that may be of several types: what is wrong with the one that it is of.
+    of_field = [each for each in faults if each["loc"][:1] == faults[0]["loc"][:1]]
+    first = next((each for each in of_field if not each["type"].endswith("_type")), faults[0])
+    parts = [called.get(str(each), str(each)) for each in first["loc"]]
+    told = "There is no such field" if first["type"] == "extra_forbidden" else first["msg"]
+    param = parts[0] if parts else None
+    return Refusal(400, f"{'.'.join(parts) or 'The body':.200}: {told}.", param=param)
 
 
 def in_clients_words(error: InputError) -> Exception:
@@ -146,9 +186,9 @@ def in_clients_words(error: InputError) -> Exception:
     if isinstance(error, InputTooLongError):
         return error
     message = str(error).replace("add do_sample=True", "set a temperature above 0")
-    for name, own in _EXTENSIONS.items():
+    for name, own in EXTENSIONS.items():
         message = re.sub(rf"\b{own}\b", name, message)
-    first = re.search(rf"\b({'|'.join(_EXTENSIONS)})\b", message)
+    first = re.search(rf"\b({'|'.join(EXTENSIONS)})\b", message)
     return Refusal(400, message, param=first and first[0])
 
 
@@ -158,9 +198,7 @@ def check_request(asked: CompletionRequest, limits: ServerOptions) -> None:
     Raises:
         Refusal: 400, or 413 for more text than is taken; it names the field.
     """
-    for name, neutral in _NEUTRAL.items():
-        if getattr(asked, name) not in neutral:
-            raise Refusal(400, f"{name} is not supported here; leave it out.", param=name)
+    check_neutral(dict(asked), _NEUTRAL)
     count = asked.n or 1
     if asked.best_of not in (None, count):
         raise Refusal(400, f"best_of must be n, {count}, or left out.", param="best_of")
@@ -174,18 +212,47 @@ def check_request(asked: CompletionRequest, limits: ServerOptions) -> None:
             f"n is {count}, but greedy decoding has one answer; set a temperature, or num_beams.",
             param="n",
         )
+    if asked.alignments and asked.ids is not None:
+        raise Refusal(
+            400,
+            "alignments point at characters of prompt, which is ids; give a text.",
+            param="alignments",
+        )
     _check_size(asked, limits)
+
+
+def check_neutral(given: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> None:
+    """That what is not done here is not asked for.
+
+    Args:
+        neutral: of each name the values that ask for nothing.
+
+    Raises:
+        Refusal: 400; something does.
+    """
+    for name, values in neutral.items():
+        if given.get(name) not in values:
+            raise Refusal(400, f"{name} is not supported here; leave it out.", param=name)
+
+
+def check_prompts(count: int, limits: ServerOptions) -> None:
+    """How many prompts there are.
+
+    Raises:
+        Refusal: 400; none, or more than are taken.
+    """
+    if not count:
+        raise Refusal(400, "prompt holds nothing; give a text.", param="prompt")
+    if count > limits.prompts:
+        raise Refusal(
+            400, f"There are {count} prompts; {limits.prompts} are taken.", param="prompt"
+        )
 
 
 def _check_size(asked: CompletionRequest, limits: ServerOptions) -> None:
     texts, ids = asked.texts, asked.ids
-    prompts = len(texts if texts is not None else ids or [])
-    if not prompts or (ids is not None and not all(ids)):
-        raise Refusal(400, "prompt holds nothing; give a text.", param="prompt")
-    if prompts > limits.prompts:
-        raise Refusal(
-            400, f"There are {prompts} prompts; {limits.prompts} are taken.", param="prompt"
-        )
+    count = len(texts if texts is not None else ids or [])
+    check_prompts(0 if ids is not None and not all(ids) else count, limits)
     characters = sum(map(len, texts if texts is not None else ids or []))
     if characters > limits.characters:
         raise Refusal(

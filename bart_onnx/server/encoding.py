@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.decoding.company import Lines, wanted_by
+from bart_onnx.decoding.company import Lines, neighbours, wanted_by
 from bart_onnx.decoding.decode import read
 from bart_onnx.decoding.protocols import Runner
 from bart_onnx.server.lane import Member
 from bart_onnx.server.requests import Ticket
 
-# Sources that are padded to one multiple of this are encoded together.
-_WIDTH = 64
+# Padding is cut by encoding shorter sources apart where that saves so many tokens: as many as one
+# more call is worth, of the shipped preset (0.7 ms) and of bart-base in int8 (13 ms) alike.
+_CALL = 48
 
 # A search whose sources are read, the caches of its sources that go on, or what went wrong.
 Encoded = tuple[Member, Callable[[], list[Any]], Exception | None]
@@ -32,11 +33,24 @@ def encoded(runner: Runner[Any], tickets: Sequence[Ticket]) -> Iterator[Encoded]
     Where that fails for several, each is tried alone, so that it fails for the one at fault.
     """
 
-    def kind(ticket: Ticket) -> tuple[int, bool]:
-        return -(-ticket.request.source_tokens // _WIDTH), _in_one_step(ticket)
+    for _, group in groupby(sorted(tickets, key=_in_one_step), key=_in_one_step):
+        for alike in _of_like_length(list(group)):
+            yield from _together(runner, alike)
 
-    for _, group in groupby(sorted(tickets, key=kind), key=kind):
-        yield from _together(runner, list(group))
+
+def _of_like_length(tickets: list[Ticket]) -> Iterator[list[Ticket]]:
+    """Those to encode together, the longest first."""
+
+    def length(ticket: Ticket) -> int:
+        return ticket.request.source_tokens
+
+    tickets, first = sorted(tickets, key=length, reverse=True), 0
+    for place, ticket in enumerate(tickets):
+        saved = (len(tickets) - place) * (length(tickets[first]) - length(ticket))
+        if saved >= _CALL:
+            yield tickets[first:place]
+            first = place
+    yield tickets[first:]
 
 
 def _together(runner: Runner[Any], tickets: list[Ticket]) -> Iterator[Encoded]:
@@ -60,7 +74,7 @@ def _together(runner: Runner[Any], tickets: list[Ticket]) -> Iterator[Encoded]:
             if outputs is None:
                 member.search.begin()
             else:
-                member.search.choose(Lines(outputs, lines), shared=True)
+                member.search.choose(Lines(outputs, neighbours(lines)), shared=True)
         except Exception as error:  # a function of the request's options may raise anything
             yield member, list, error
             continue
@@ -115,7 +129,8 @@ def _member(tickets: list[Ticket]) -> Member:
     if len(tickets) > 1:
         search.join(*(ticket.search for ticket in tickets[1:]))
     by_number = {ticket.number_in_search: ticket for ticket in tickets}
-    return Member(search, by_number, tickets[0].company, np.arange(0))
+    followed = any(ticket.request.is_followed for ticket in tickets)
+    return Member(search, by_number, tickets[0].company, list(tickets), followed)
 
 
 def _caches(state: Any, lines: NDArray[np.intp], member: Member) -> list[Any]:

@@ -6,18 +6,19 @@ then every lane takes one step. A request fails alone where the fault is its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bart_onnx.decoding.protocols import SlotRunner
-from bart_onnx.errors import BartOnnxError, DeadlineError, EngineError, InputError
+from bart_onnx.errors import BartOnnxError, EngineError, InputError
 from bart_onnx.server.encoding import encoded
 from bart_onnx.server.lane import Lane, Member
-from bart_onnx.server.requests import Ticket, as_error
-from bart_onnx.server.waiting import Held, Waiting, is_late
+from bart_onnx.server.requests import Ticket, as_error, why_dropped
+from bart_onnx.server.waiting import Held, Waiting, soonest
 
 # As for batches of one call, see `decoding.prompts`.
 _CACHE_TOKENS = 32_768
@@ -42,6 +43,7 @@ class Limits:
         encoder_tokens: source tokens that are encoded in one go while rows run, which is every
             fourth step at most; a longer source waits for so many gos as it is worth.
         waiting, waiting_tokens: requests that may wait, and tokens of their sources.
+        static: whether rows join only when none runs, which is there to be compared with.
 
     Raises:
         InputError: one of them is no whole number, or less than 1.
@@ -52,11 +54,14 @@ class Limits:
     encoder_tokens: int = 1024
     waiting: int = 256
     waiting_tokens: int = 262_144
+    static: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            if name == "static" or (name == "cache_tokens" and value is None):
+                continue
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= 1) and not (name == "cache_tokens" and value is None):
+            if not (whole and value >= 1):
                 raise InputError(f"{name} must be a whole number, at least 1; found {value!r}.")
 
 
@@ -78,6 +83,9 @@ class Load:
 class Engine:
     """Requests under way on one runner.
 
+    Attributes:
+        faults: how many sources and steps in a row have failed.
+
     Raises:
         InputError: rows cannot join others on this runner.
     """
@@ -96,7 +104,14 @@ class Engine:
         self._lanes: dict[int, Lane[Any]] = {}
         self._running: dict[int, Ticket] = {}
         # Source tokens that may be encoded now, and turns since any were.
-        self._allowance = self._turns = 0
+        self._allowance = self._turns = self.faults = 0
+        # Whether any ticket was cancelled, and the time before which none under way is late.
+        self._unwanted, self._soonest = False, math.inf
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way or waits."""
+        return bool(self._running or len(self._waiting))
 
     @property
     def load(self) -> Load:
@@ -104,13 +119,18 @@ class Engine:
         held = self._held()
         return Load(len(self._waiting), held.sources, held.rows, held.tokens)
 
+    def note_unwanted(self) -> None:
+        """Some ticket was cancelled; any thread may say so."""
+        self._unwanted = True
+
     def turn(self) -> bool:
         """Take one turn; whether anything is under way or waits."""
+        self._drop()
         self._let_go()
         self._admit()
         for copies in list(self._lanes):
             self._step(copies)
-        return bool(self._running or len(self._waiting))
+        return self.busy
 
     def fail_all(self, error: Exception) -> None:
         """End all that is under way."""
@@ -119,27 +139,30 @@ class Engine:
         self._lanes.clear()
 
     def _held(self) -> Held:
-        held = Held()
-        for ticket in list(self._running.values()):
-            held = held.and_of(ticket.request)
-        return held
+        return Held().and_of(*(ticket.request for ticket in list(self._running.values())))
 
-    def _let_go(self) -> None:
-        """What nobody wants, or not any more, leaves; so does what is finished."""
-        now = self._clock()
-        dropped, late = self._waiting.drop(now)
-        for ticket in dropped:
-            ticket.fail(ticket.cancellation, now)
-        for ticket in late:
-            ticket.fail(_too_late(ticket, "it waited"), now)
-        for copies, lane in list(self._lanes.items()):
+    def _drop(self) -> None:
+        """End what nobody wants, or not any more; nothing is looked through while there is none."""
+        now, unwanted = self._clock(), self._unwanted
+        if unwanted:
+            # Before they are looked through, so that one who leaves meanwhile is seen next time.
+            self._unwanted = False
+        for ticket in self._waiting.drop(now, unwanted):
+            ticket.fail(why_dropped(ticket, "it waited"), now)
+        if not unwanted and now < self._soonest:
+            return
+        for ticket in list(self._running.values()):
+            if ticket.cancelled or now >= ticket.deadline:
+                self._fail(ticket, why_dropped(ticket, "it was being decoded"))
+        self._soonest = soonest(self._running.values())
+        for lane in self._lanes.values():
             for member in lane.members:
                 for line, ticket in member.in_flight():
-                    if ticket.cancelled:
-                        self._fail(ticket, ticket.cancellation)
-                    elif is_late(ticket, now):
-                        self._fail(ticket, _too_late(ticket, "it was being decoded"))
                     member.search.alive[line] = not ticket.done
+
+    def _let_go(self) -> None:
+        """What has ended leaves its lane."""
+        for copies, lane in list(self._lanes.items()):
             try:
                 lane.compact()
             except Exception as error:  # of whatever kind, the caches are not to be trusted
@@ -150,31 +173,39 @@ class Engine:
 
     def _admit(self) -> None:
         """Encode who waits, as far as there is room, and let them join."""
-        first = self._waiting.first()
-        self._turns += 1
-        if first is None or (self._running and self._turns < _PAUSE):
-            return
-        gained = self._limits.encoder_tokens
-        self._turns = 0
-        longest = max(gained, first.request.source_tokens)
-        self._allowance = min(self._allowance + gained, longest) if self._running else longest
-        tickets = self._waiting.take(
-            self._held(), self.cache_tokens, self._limits.rows, self._allowance, gained
-        )
-        self._allowance -= sum(ticket.request.source_tokens for ticket in tickets)
+        tickets = self._taken()
         self._running |= {ticket.number: ticket for ticket in tickets}
+        self._soonest = min(self._soonest, soonest(tickets))
         now = self._clock()
         for ticket in tickets:
             ticket.statistics.started = now
         for member, states, error in encoded(self._runner, tickets):
             if error is not None:
+                self.faults += 1
                 self._fail_member(member, error)
                 continue
             now = self._clock()
             for ticket in member.tickets.values():
                 ticket.statistics.encoded = now
-            self._report(member, list(member.tickets.values()))
+            self._report(member)
             self._join(member, states)
+
+    def _taken(self) -> list[Ticket]:
+        """Who is to be encoded now; they wait no longer."""
+        first = self._waiting.first()
+        self._turns += 1
+        if first is None or (self._running and self._turns < _PAUSE):
+            return []
+        limits, tokens = self._limits, self.cache_tokens
+        if limits.static:
+            return [] if self._running else self._waiting.take(Held(), tokens, limits.rows, tokens)
+        self._turns = 0
+        gained = limits.encoder_tokens
+        longest = max(gained, first.request.source_tokens)
+        self._allowance = min(self._allowance + gained, longest) if self._running else longest
+        tickets = self._waiting.take(self._held(), tokens, limits.rows, self._allowance, gained)
+        self._allowance -= sum(ticket.request.source_tokens for ticket in tickets)
+        return tickets
 
     def _join(self, member: Member, states: Callable[[], list[Any]]) -> None:
         """What goes on after its first token joins the others of its kind."""
@@ -197,33 +228,39 @@ class Engine:
         lane = self._lanes[copies]
         if not lane.members:
             return
-        before = [[ticket for _, ticket in member.in_flight()] for member in lane.members]
         try:
             failed = lane.step()
         except Exception as error:  # onnxruntime's errors share no base class but Exception
+            self.faults += 1
             self._drop_lane(copies, error)
             return
-        for member, fault in failed:
-            self._fail_member(member, fault)
-        for member, tickets in zip(lane.members, before, strict=True):
-            self._report(member, tickets)
+        self.faults = 0
+        for member in lane.members:
+            fault = failed.get(id(member))
+            if fault is None:
+                self._report(member)
+            else:
+                self._fail_member(member, fault)
 
-    def _report(self, member: Member, tickets: Iterable[Ticket]) -> None:
-        """Tell what has become of these tickets in the last step."""
+    def _report(self, member: Member) -> None:
+        """Tell what the last step has made of a search's requests."""
         now, search = self._clock(), member.search
         for number, message in search.failed.items():
             self._fail(member.tickets[number], as_error(message))
-        for ticket in tickets:
-            if ticket.statistics.first_token is None and search.rows.steps.any():
-                ticket.statistics.first_token = now
-            found = search.finished.get(ticket.number_in_search)
-            if found is not None and not ticket.done:
-                self._leave(ticket)
-                self._waiting.note_finished(ticket.request.tokens, now)
-                ticket.finish(found, now)
-        for line, ticket in member.in_flight():
-            if ticket.request.listener is not None:
-                ticket.tell(search.stable(line).copy())
+        if member.fresh and search.rows.steps.any():
+            for ticket in member.fresh:
+                if not ticket.done:
+                    ticket.statistics.first_token = now
+            member.fresh = []
+        for number, found in search.finished.items():
+            ticket = member.tickets[number]
+            self._leave(ticket)
+            self._waiting.note_finished(ticket.request.tokens, now)
+            ticket.finish(found, now)
+        if member.followed:
+            for line, ticket in member.in_flight():
+                if ticket.request.is_followed:
+                    ticket.tell(*search.told(line))
 
     def _fail_member(self, member: Member, error: Exception) -> None:
         for ticket in member.tickets.values():
@@ -255,10 +292,3 @@ def _of_engine(error: Exception) -> Exception:
     )
     told.__cause__ = error
     return told
-
-
-def _too_late(ticket: Ticket, doing: str) -> DeadlineError:
-    return DeadlineError(
-        f"The request was to be finished within {ticket.request.deadline:g} s, which passed while "
-        f"{doing}; give it more time, or ask when there is less to do."
-    )

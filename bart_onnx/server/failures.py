@@ -1,11 +1,11 @@
-"""Failures: what each error is on the wire, in the form that OpenAI's clients read."""
+"""Failures: what each error is on the wire, in the form that the clients of its path read."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,12 +29,23 @@ RETRY_CLOSING = 5
 #: Nobody reads this answer; it is for logs and figures.
 CLIENT_GONE = 499
 
-_TYPES: Mapping[int, str] = {
+_OPENAI: Mapping[int, str] = {
     401: "authentication_error",
     404: "not_found_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
+}
+
+# Status and error_type as Hugging Face's text-generation-inference has them, whose client makes an
+# exception of each type.
+_HUGGING_FACE: Mapping[int, tuple[int, str]] = {
+    400: (422, "validation"),
+    422: (424, "generation"),
+    429: (429, "overloaded"),
+    500: (500, "incomplete_generation"),
+    503: (503, "overloaded"),
+    504: (504, "incomplete_generation"),
 }
 
 
@@ -55,7 +66,7 @@ class Refusal(HTTPException):
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as clients see it."""
+    """An error as clients see it, whatever its form."""
 
     status: int
     message: str
@@ -63,18 +74,43 @@ class Failure:
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def body(self) -> dict[str, Any]:
-        """OpenAI's form of it."""
-        default = "server_error" if self.status >= 500 else "invalid_request_error"
-        kind = _TYPES.get(self.status, default)
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+    def response(self, path: str) -> Response:
+        """An answer of it alone, in the form of errors of a path."""
+        status, body = form_of(path)(self)
+        return JSONResponse(body, status, dict(self.headers))
 
-    @property
-    def response(self) -> Response:
-        """An answer of it alone."""
-        return JSONResponse(self.body, self.status, dict(self.headers))
+
+#: The status of a failure, and the body that tells it.
+Form: TypeAlias = Callable[[Failure], tuple[int, dict[str, Any]]]
+
+
+def _of_openai(failure: Failure) -> tuple[int, dict[str, Any]]:
+    default = "server_error" if failure.status >= 500 else "invalid_request_error"
+    kind = _OPENAI.get(failure.status, default)
+    error = {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
+    return failure.status, {"error": error}
+
+
+def _of_open_inference(failure: Failure) -> tuple[int, dict[str, Any]]:
+    return failure.status, {"error": failure.message}
+
+
+def _of_hugging_face(failure: Failure) -> tuple[int, dict[str, Any]]:
+    status, kind = _HUGGING_FACE.get(failure.status, (failure.status, "validation"))
+    return status, {"error": failure.message, "error_type": kind}
+
+
+# By what a path begins with; the first that fits.
+_FORMS: Mapping[str, Form] = {
+    "/v2": _of_open_inference,
+    "/models": _of_hugging_face,
+    "": _of_openai,
+}
+
+
+def form_of(path: str) -> Form:
+    """The form of errors of a path."""
+    return next(form for start, form in _FORMS.items() if f"{path}/".startswith(f"{start}/"))
 
 
 def failure_of(error: Exception) -> Failure:
@@ -106,17 +142,18 @@ def closing() -> Failure:
 
 async def answer_failure(request: Request, error: Exception) -> Response:
     """For errors that a route raises."""
+    path = request.url.path
     if isinstance(error, HTTPException) and type(error) is not Refusal:
         told = {
-            404: f"There is no {request.url.path:.80}; see /v1/models and /v1/completions.",
-            405: f"{request.url.path:.80} does not take {request.method}.",
+            404: f"There is no {path:.80}; see /v1/completions, /v2 and /models/NAME.",
+            405: f"{path:.80} does not take {request.method}.",
         }
         message = told.get(error.status_code, str(error.detail))
-        return Failure(error.status_code, message, headers=error.headers or {}).response
+        return Failure(error.status_code, message, headers=error.headers or {}).response(path)
     failure = failure_of(error)
     if failure.status == 500:
         _log.error("A request failed.", exc_info=error)
-    return failure.response
+    return failure.response(path)
 
 
 async def answer_nobody(request: Request, error: Exception) -> Response:

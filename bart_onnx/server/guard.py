@@ -18,13 +18,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bart_onnx.server.failures import CLIENT_GONE, Failure, closing, failure_of
 from bart_onnx.server.lifetime import Lifetime
 from bart_onnx.server.metrics import Figures
+from bart_onnx.server.page import PAGE_PATHS
 
 _log = logging.getLogger(__name__)
 
 _ID_HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: For whoever runs the server; probes have no key.
-OPEN_PATHS = ("/health/live", "/health/ready")
+OPEN_PATHS = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+# Of these nobody asks a key: the page holds no data, and sends one with what it asks.
+_KEYLESS = (*OPEN_PATHS, *PAGE_PATHS)
 #: What is answered while the server closes.
 HEALTH_PATHS = (*OPEN_PATHS, "/metrics")
 
@@ -58,7 +61,7 @@ class Guard:
         try:
             refused = self._refused(scope)
             if refused is not None:
-                await refused.response(scope, receive, exchange.send)
+                await refused.response(scope["path"])(scope, receive, exchange.send)
             else:
                 await self._served(scope, receive, exchange)
         finally:
@@ -68,7 +71,7 @@ class Guard:
     def _refused(self, scope: Scope) -> Failure | None:
         if self._lifetime.closing and scope["path"] not in HEALTH_PATHS:
             return closing()
-        if not self._keys or scope["path"] in OPEN_PATHS:
+        if not self._keys or scope["path"] in _KEYLESS:
             return None
         given = Headers(scope=scope).get("Authorization", "")
         kind, _, key = given.partition(" ")
@@ -88,7 +91,8 @@ class Guard:
         except Exception as error:  # a client is told that it failed, and the log how
             _log.exception("A request failed.", extra={"request_id": exchange.request_id})
             if exchange.status is None:
-                await failure_of(error).response(scope, receive, exchange.send)
+                response = failure_of(error).response(scope["path"])
+                await response(scope, receive, exchange.send)
 
     def _noted(self, exchange: _Exchange) -> None:
         seconds = time.monotonic() - exchange.began

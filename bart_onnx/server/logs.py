@@ -34,6 +34,9 @@ def log_to_stderr() -> None:
     """Write every logger's records as JSON lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
+    # None of these is told, and each is asked of the system for every record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logAsyncioTasks = False
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 

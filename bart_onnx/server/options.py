@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,13 @@ PREFIX = "BART_ONNX_"
 _CONFIG = "config"
 # Texts that are split have several rows, whose outputs are not one stream.
 _LONG_INPUTS = tuple(each for each in get_args(LongInput) if each != "split")
+
+_BATCHINGS = ("continuous", "static")
+
+# An int beyond it is no float.
+_LARGEST = 1e300
+# Anchors make a value of few lines larger than any memory, once it is written out.
+_SHOWN = reprlib.Repr()
 
 T = TypeVar("T")
 
@@ -59,14 +67,23 @@ class ServerOptions:
         False, "draft tokens of greedy requests from their sources, where that is faster"
     )
     rows: int = _option(64, "rows decoded together")
+    batching: str = _option(
+        "continuous", "when rows join: continuous, between any two steps; static, when none runs"
+    )
     cache_tokens: int | None = _option(None, "tokens of all caches; unset: what the device says")
     waiting: int = _option(256, "requests that may wait")
     deadline: float = _option(60.0, "seconds that a request may take, waiting included")
+    stall: float = _option(
+        60.0,
+        "seconds without a turn of an engine that has something to do, after which /health/live "
+        "fails; longer than the model reads its longest source",
+    )
     body_bytes: int = _option(4 * 2**20, "the largest body")
     characters: int = _option(400_000, "the longest prompts of a request, together")
     prompts: int = _option(32, "prompts of a request")
     sequences: int = _option(16, "beams, or sequences, of a prompt")
     metrics: bool = _option(True, "whether there is /metrics")
+    page: bool = _option(True, "whether there is the page at /")
     drain_delay: float = _option(5.0, "seconds between SIGTERM and the listener's end")
     drain_timeout: float = _option(30.0, "seconds that requests under way have after that")
 
@@ -77,12 +94,14 @@ class ServerOptions:
             _check_least(name, getattr(self, name), 1)
         for name in ("port", "drain_delay", "drain_timeout"):
             _check_least(name, getattr(self, name), 0)
-        if not (self.deadline > 0 and math.isfinite(self.deadline)):
-            raise InputError(f"deadline must be above 0 and finite, found {self.deadline}.")
+        for name, value in (("deadline", self.deadline), ("stall", self.stall)):
+            if not 0 < value < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, found {value}.")
         if self.port > 65_535:
             raise InputError(f"port must be at most 65535, found {self.port}.")
         _check_known("long_input", self.long_input, _LONG_INPUTS)
         _check_known("precision", self.precision, PRECISIONS)
+        _check_known("batching", self.batching, _BATCHINGS)
         if not all(key.strip() for key in self.api_key):
             raise InputError("An api_key is blank, which would let anyone in; leave it out.")
         self._check_presets()
@@ -165,12 +184,12 @@ def _of_file(path: Path) -> Mapping[str, Any]:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise MissingFileError(f"{path} cannot be read: {error}.") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except Exception as error:  # PyYAML raises what Python does at a value that its tag denies
         raise InputError(f"{path} is not YAML: {error}.") from error
     kinds = {field.name: field.type for field in dataclasses.fields(ServerOptions)}
     if not isinstance(found, Mapping) or not set(found) <= set(kinds):
         unknown = sorted(map(str, set(found) - set(kinds))) if isinstance(found, Mapping) else found
-        raise InputError(f"{path} must hold options by name, found {unknown!r:.80}.")
+        raise InputError(f"{path} must hold options by name, found {_SHOWN.repr(unknown)}.")
     return {name: _of_yaml(f"{name} in {path}", kinds[name], found[name]) for name in found}
 
 
@@ -180,13 +199,13 @@ def _of_yaml(name: str, kind: Any, value: Any) -> Any:
         texts = [value] if isinstance(value, str) else value
         if isinstance(texts, list) and all(isinstance(each, str) for each in texts):
             return tuple(texts)
-    elif kind == "float" and type(value) in (int, float):
+    elif kind == "float" and type(value) in (int, float) and abs(value) < _LARGEST:
         return float(value)
     elif type(value).__name__ == kind.removesuffix(" | None"):
         return value
     elif value is None and kind.endswith(" | None"):
         return None
-    raise InputTypeError(f"{name} must be {kind}, found {value!r:.80}.")
+    raise InputTypeError(f"{name} must be {kind}, found {_SHOWN.repr(value)}.")
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:
@@ -215,7 +234,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
 
 
 def _check_least(name: str, value: float | None, least: int) -> None:
-    if value is not None and not (value >= least and math.isfinite(value)):
+    if value is not None and not least <= value < math.inf:
         raise InputError(f"{name} must be at least {least} and finite, found {value}.")
 
 

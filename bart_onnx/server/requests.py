@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +17,13 @@ from bart_onnx.configured import Plan
 from bart_onnx.decoding.company import company
 from bart_onnx.decoding.decode import kind_of
 from bart_onnx.decoding.search import Hypothesis, Search
-from bart_onnx.errors import DecodingError, EngineError, InputError, RequestCancelledError
+from bart_onnx.errors import (
+    DeadlineError,
+    DecodingError,
+    EngineError,
+    InputError,
+    RequestCancelledError,
+)
 
 IdArray = NDArray[np.int64]
 Hypotheses: TypeAlias = tuple[Hypothesis, ...]
@@ -31,11 +39,13 @@ class Update:
         token_ids: what the best hypothesis is known to begin with, its prompt included.
         hypotheses: all that was asked for, best first, when the request is finished.
         error: why it is not, when it has failed.
+        log_probs: of those tokens that follow the prompt; None if nobody asked.
     """
 
     token_ids: IdArray
     hypotheses: Hypotheses | None = None
     error: Exception | None = None
+    log_probs: NDArray[np.float32] | None = None
 
 
 Listener = Callable[[Update], None]
@@ -51,10 +61,11 @@ class Request:
         priority: the smaller goes first.
         listener: called in the engine's thread after each step that made tokens certain, and at
             the end; what it raises fails the request. It should not take long.
+        follows: whether the listener is told of tokens, and not of the end alone.
 
     Raises:
         InputError: the plan has no such row or refuses it, a deadline or priority is no number, or
-            there is a listener for several sequences of one row.
+            a listener follows several sequences of one row.
     """
 
     plan: Plan
@@ -62,6 +73,7 @@ class Request:
     deadline: float | None = None
     priority: int = 0
     listener: Listener | None = None
+    follows: bool = True
 
     def __post_init__(self) -> None:
         rows = len(self.plan.prompts.prompt_lengths)
@@ -74,15 +86,22 @@ class Request:
         if (why := self.plan.refused.get(self.row)) is not None:
             raise InputError(f"Row {self.row} cannot be decoded: {why}.")
         options = self.plan.task.options
-        if self.listener is not None and options.num_return_sequences > 1:
-            raise InputError("A listener is told one sequence; leave num_return_sequences at 1.")
+        if self.is_followed and options.num_return_sequences > 1:
+            raise InputError("A listener follows one sequence; leave num_return_sequences at 1.")
 
     @property
+    def is_followed(self) -> bool:
+        """Whether anyone is told of its tokens before the end."""
+        return self.listener is not None and self.follows
+
+    # What admission asks for at each turn is read from arrays once.
+
+    @cached_property
     def copies(self) -> int:
         """Rows that are decoded for it."""
         return self.plan.task.options.copies
 
-    @property
+    @cached_property
     def source_tokens(self) -> int:
         """Tokens of its source."""
         return int(self.plan.prompts.encoder_lengths[self.row])
@@ -92,7 +111,7 @@ class Request:
         """Tokens that its caches may come to hold: its source and the longest of each copy."""
         return self.source_tokens + self.copies * self.output_tokens
 
-    @property
+    @cached_property
     def output_tokens(self) -> int:
         """Tokens of the longest output of one of its rows."""
         return int(self.plan.limits[self.row])
@@ -128,16 +147,22 @@ class Statistics:
 class Ticket:
     """One submitted request. Any thread may wait for it or cancel it.
 
+    Args:
+        unwanted: called, in any thread, when it is cancelled.
+
     Attributes:
         number: no other request of a scheduler has it.
+        deadline: by the scheduler's clock; infinity where there is none.
         company: see `decoding.company`.
         passed: how many smaller requests went before it because it did not fit.
     """
 
-    def __init__(self, request: Request, number: int, now: float) -> None:
-        self.request, self.number = request, number
+    def __init__(
+        self, request: Request, number: int, now: float, unwanted: Callable[[], None]
+    ) -> None:
+        self.request, self.number, self._unwanted = request, number, unwanted
         self.statistics = Statistics(now)
-        self.deadline = None if request.deadline is None else now + request.deadline
+        self.deadline = math.inf if request.deadline is None else now + request.deadline
         self.company: Hashable | None = company(request.plan.task)
         self.search = request.search()
         if self.company is not None:
@@ -178,6 +203,8 @@ class Ticket:
     def cancel(self) -> None:
         """Want it no more; its rows leave before the next step."""
         self._cancelled = True
+        if not self.done:
+            self._unwanted()
 
     def result(self, timeout: float | None = None) -> Hypotheses:
         """Its hypotheses, best first, when they are there.
@@ -192,9 +219,9 @@ class Ticket:
             raise self._error
         return self._hypotheses
 
-    def tell(self, token_ids: IdArray) -> None:
-        """Tell the listener what is certain."""
-        self._tell(Update(token_ids))
+    def tell(self, token_ids: IdArray, log_probs: NDArray[np.float32] | None) -> None:
+        """Tell a listener that follows what is certain."""
+        self._tell(Update(token_ids, log_probs=log_probs))
 
     def finish(self, hypotheses: Hypotheses, now: float) -> None:
         """Settle it with what was found."""
@@ -204,7 +231,7 @@ class Ticket:
         statistics.steps, statistics.drafted_tokens = best.steps, best.drafted_tokens
         statistics.accepted_tokens = best.accepted_tokens
         self._hypotheses = hypotheses
-        self._settle(Update(best.token_ids, hypotheses), now)
+        self._settle(Update(best.token_ids, hypotheses, log_probs=best.log_probs), now)
 
     def fail(self, error: Exception, now: float) -> None:
         """Settle it with why nothing was found."""
@@ -225,7 +252,8 @@ class Ticket:
             self.request.listener(update)
         except BaseException as error:  # whatever it is, it is that caller's affair alone
             _log.exception("The listener of request %d raised; it is cancelled.", self.number)
-            self._fault, self._cancelled = error, True
+            self._fault = error
+            self.cancel()
 
 
 def _is_int(value: object) -> bool:
@@ -247,3 +275,17 @@ def as_error(message: str) -> DecodingError:
 def cancelled() -> RequestCancelledError:
     """What a cancelled request ends with."""
     return RequestCancelledError("The request was cancelled.")
+
+
+def why_dropped(ticket: Ticket, doing: str) -> Exception:
+    """What a ticket ends with that is cancelled, or else late.
+
+    Args:
+        doing: what became of it meanwhile.
+    """
+    if ticket.cancelled:
+        return ticket.cancellation
+    return DeadlineError(
+        f"The request was to be finished within {ticket.request.deadline:g} s, which passed while "
+        f"{doing}; give it more time, or ask when there is less to do."
+    )

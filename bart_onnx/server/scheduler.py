@@ -47,11 +47,35 @@ class Scheduler:
         self._waiting = Waiting(limits.waiting, limits.waiting_tokens)
         self._engine = Engine(runner, self._waiting, limits, clock)
         self._numbers = itertools.count()
+        # When a turn ended, or there was something to do again.
+        self._turned = clock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         if threaded:
             self._thread = threading.Thread(target=self._run, name="bart_onnx engine", daemon=True)
             self._thread.start()
+
+    # What looks after a scheduler reads these; no lock is taken, since who holds it may hang.
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return self._engine.busy
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since a turn ended, or since there was something to do again."""
+        return self._clock() - self._turned
+
+    @property
+    def faults(self) -> int:
+        """How many of the last things that the engine did have failed, none in between."""
+        return self._engine.faults
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more requests are taken."""
+        return self._waiting.closed
 
     @property
     def load(self) -> Load:
@@ -78,7 +102,9 @@ class Scheduler:
                 "The scheduler's thread has ended, or is another process's; open a scheduler here."
             )
         now = self._clock()
-        ticket = Ticket(request, next(self._numbers), now)
+        if not self._engine.busy:
+            self._turned = now
+        ticket = Ticket(request, next(self._numbers), now, self._engine.note_unwanted)
         self._waiting.add(ticket, now)
         return ticket
 
@@ -144,8 +170,11 @@ class Scheduler:
             _log.exception("A turn of the engine failed; what was under way fails with it.")
             told = EngineError(f"The engine failed at {type(error).__name__}: {error}. Ask again.")
             told.__cause__ = error
+            self._engine.faults += 1
             self._engine.fail_all(told)
             return True
+        finally:
+            self._turned = self._clock()
 
     def _end(self) -> None:
         """Cancel what is left."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from bart_onnx.answers import Model
-from bart_onnx.configured import ConfiguredCall
 from bart_onnx.errors import BartOnnxError
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
+from bart_onnx.server.aligner import Aligner
 from bart_onnx.server.engine import Limits
 from bart_onnx.server.options import ServerOptions
-from bart_onnx.server.requests import Request
+from bart_onnx.server.rehearsal import rehearse
 from bart_onnx.server.scheduler import Scheduler
 from bart_onnx.text_generator import TextGenerator
-
-_WARM_UP = "warm up"
 
 
 @dataclass(frozen=True)
@@ -26,11 +23,16 @@ class ServedModel:
 
     Attributes:
         name: what clients call it.
+        aligner: who tells what its texts looked at.
     """
 
     name: str
     lm: TextGenerator
     scheduler: Scheduler
+    aligner: Aligner = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "aligner", Aligner(self.lm))
 
     @property
     def preprocessor(self) -> BartSeq2SeqLMPreprocessor:
@@ -38,26 +40,21 @@ class ServedModel:
         assert self.lm.preprocessor is not None
         return self.lm.preprocessor
 
-    def warm_up(self) -> None:
-        """Decode one text, so that the first caller does not wait for what is made once.
-
-        Raises:
-            BartOnnxError: as decoding does.
-        """
-        model = Model(self.lm.runner, self.lm.preprocessor)
-        call = ConfiguredCall(model.runner, model.preprocessor, self.lm.by_config())
-        plan = call.plan(call.from_texts([_WARM_UP]))
-        self.scheduler.submit(Request(plan)).result()
-
 
 def opened(options: ServerOptions) -> dict[str, ServedModel]:
-    """The models to serve, by name, warmed up.
+    """The models to serve, by name, rehearsed.
 
     Raises:
+        GoldenError: one answers here otherwise than where it was made.
         BartOnnxError: as `OnnxBartSeq2SeqLM.from_preset`.
     """
     models: dict[str, ServedModel] = {}
-    limits = Limits(cache_tokens=options.cache_tokens, rows=options.rows, waiting=options.waiting)
+    limits = Limits(
+        cache_tokens=options.cache_tokens,
+        rows=options.rows,
+        waiting=options.waiting,
+        static=options.batching == "static",
+    )
     try:
         for name, preset in options.names.items():
             lm = OnnxBartSeq2SeqLM.from_preset(
@@ -69,7 +66,7 @@ def opened(options: ServerOptions) -> dict[str, ServedModel]:
             )
             runner: Any = lm.runner  # a scheduler says it where rows cannot join its states
             models[name] = ServedModel(name, lm, Scheduler(runner, limits))
-            models[name].warm_up()
+            rehearse(lm, models[name].scheduler, options.cache_tokens)
     except BartOnnxError:
         close(models)
         raise
@@ -80,3 +77,4 @@ def close(models: Mapping[str, ServedModel]) -> None:
     """End their schedulers; what is under way is cancelled."""
     for model in models.values():
         model.scheduler.close()
+        model.aligner.close()

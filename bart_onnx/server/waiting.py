@@ -9,6 +9,7 @@ import bisect
 import math
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bart_onnx.errors import QueueFullError, SchedulerClosedError
@@ -40,14 +41,14 @@ class Held:
         """Tokens of cache."""
         return self.sources * self.widest + self.rows * self.longest
 
-    def and_of(self, request: Request) -> Held:
-        """With those of one more."""
-        return Held(
-            self.sources + 1,
-            max(self.widest, request.source_tokens),
-            self.rows + request.copies,
-            max(self.longest, request.output_tokens),
-        )
+    def and_of(self, *requests: Request) -> Held:
+        """With those of more."""
+        sources, widest, rows, longest = self.sources, self.widest, self.rows, self.longest
+        for request in requests:
+            sources, rows = sources + 1, rows + request.copies
+            widest = max(widest, request.source_tokens)
+            longest = max(longest, request.output_tokens)
+        return Held(sources, widest, rows, longest)
 
 
 class Waiting:
@@ -62,6 +63,8 @@ class Waiting:
         self._most, self._most_tokens = most, most_tokens
         self._tickets: list[Ticket] = []
         self._tokens = 0
+        # Before this time none of them is late.
+        self._soonest = math.inf
         self._closed = False
         self._paces: deque[tuple[float, int]] = deque()
         self._changed = threading.Condition()
@@ -90,6 +93,7 @@ class Waiting:
                 raise self._full(now)
             bisect.insort(self._tickets, ticket, key=_order)
             self._tokens = tokens
+            self._soonest = min(self._soonest, ticket.deadline)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -110,30 +114,41 @@ class Waiting:
         with self._changed:
             self._changed.wait_for(lambda: self._tickets or self._closed)
 
-    def drop(self, now: float) -> tuple[list[Ticket], list[Ticket]]:
-        """Those that are cancelled, and those whose time is over; they wait no longer."""
+    def drop(self, now: float, unwanted: bool) -> list[Ticket]:
+        """Those that are cancelled or whose time is over; they wait no longer.
+
+        Args:
+            unwanted: whether any may have been cancelled; else they are looked at only when one of
+                them may be late.
+        """
+        if not unwanted and now < self._soonest:
+            return []
         with self._changed:
-            going = [each for each in self._tickets if each.cancelled or is_late(each, now)]
+            going = [each for each in self._tickets if each.cancelled or now >= each.deadline]
             self._leave(set(going))
-        cancelled = [each for each in going if each.cancelled]
-        late = [each for each in going if not each.cancelled]
-        return cancelled, late
+            self._soonest = soonest(self._tickets)
+        return going
 
     def take(
-        self, held: Held, tokens: int, rows: int, encoder_tokens: int, of_others: int
+        self,
+        held: Held,
+        tokens: int,
+        rows: int,
+        encoder_tokens: int,
+        of_others: int | None = None,
     ) -> list[Ticket]:
         """The next ones that fit beside what is held, and are to be encoded now.
 
         Args:
             tokens, rows: what may be held in all.
             encoder_tokens: of sources to encode; what was saved up is for the first alone.
-            of_others: of those, where the first is not encoded.
+            of_others: of those, where the first is not encoded; None for as many.
         """
         taken: list[Ticket] = []
         passed: list[Ticket] = []
         with self._changed:
             for place, ticket in enumerate(self._tickets):
-                if place:
+                if place and of_others is not None:
                     encoder_tokens = min(encoder_tokens, of_others)
                 source_tokens = ticket.request.source_tokens
                 if source_tokens > encoder_tokens or held.rows >= rows:
@@ -183,9 +198,9 @@ class Waiting:
         )
 
 
-def is_late(ticket: Ticket, now: float) -> bool:
-    """Whether a ticket's time is over."""
-    return ticket.deadline is not None and now >= ticket.deadline
+def soonest(tickets: Iterable[Ticket]) -> float:
+    """When the first of these is late; infinity where none ever is."""
+    return min((each.deadline for each in tickets), default=math.inf)
 
 
 def _order(ticket: Ticket) -> tuple[int, int]:

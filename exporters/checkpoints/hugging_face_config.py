@@ -40,6 +40,8 @@ _FIXED: Mapping[str, object] = {
     "static_position_embeddings": False,
     "add_final_layer_norm": False,
 }
+# By which transformers takes a model's code from its repository.
+_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
 _ARCHITECTURES = ("BartForConditionalGeneration", "BartModel")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxlong = _SHOWN.maxother = 80
@@ -130,6 +132,12 @@ def _check_model(values: Mapping[str, Any], path: Path) -> None:
         found = values.get(key)
         if found is not None and found != expected:
             raise bad_value(path, key, found, f"{expected!r}, the only one that BART has")
+    for key in _CODE:
+        if values.get(key):
+            raise CheckpointError(
+                f"{path} has {key}, which names code of the checkpoint's author; nothing is run "
+                "here but this package. Choose a checkpoint of transformers' own BART."
+            )
     if values.get("quantization_config") is not None:
         raise CheckpointError(
             f"{path} has a quantization_config, and only float weights can be read; "

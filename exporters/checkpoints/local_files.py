@@ -1,20 +1,20 @@
 """Finds a checkpoint's files without leaving its directory, and reads its small JSON files.
 
-It knows where Hugging Face's cache keeps what its links point to, and nothing of what a file says.
+It knows nothing of what a file says.
 """
 
 from __future__ import annotations
 
-import json
-import stat
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bart_onnx.errors import CheckpointError, MissingFileError
+from bart_onnx.errors import CheckpointError, InputError, MissingFileError
+from bart_onnx.file_places import fault_of
+from bart_onnx.json_objects import parse_object, read_object
 
-# A BART's config.json has some kB. Python objects take up to 22 times the text ("[],[],..."),
-# so 4 MiB keep a hostile file under 100 MB.
+# A BART's config.json has some kB, a vocabulary of 50,000 tokens 1 MB.
 JSON_LIMIT = 4 << 20
 
 
@@ -46,24 +46,14 @@ def find_file(directory: Path, name: str) -> Path | None:
         CheckpointError: the file is no regular file, or a link leads elsewhere.
     """
     path = directory / name
-    try:
-        target = path.resolve(strict=True)
-        mode = target.stat().st_mode
-    except FileNotFoundError:
-        if not path.is_symlink():
-            return None
+    if not os.path.lexists(path):
+        return None
+    fault = fault_of(directory, name)
+    if fault is not None:
         raise CheckpointError(
-            f"{path} is a link to a file that is not there; download the checkpoint again."
-        ) from None
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be opened: {error}.") from error
-    if not any(target.is_relative_to(root) for root in _roots(directory)):
-        raise CheckpointError(
-            f"{path} is a link to {target}, outside the checkpoint's directory; "
-            "copy the file there if you trust it."
+            f"{path} {fault}; download the checkpoint again, or copy the file there if you "
+            "trust it."
         )
-    if not stat.S_ISREG(mode):
-        raise CheckpointError(f"{path} must be a file, but it is a directory, pipe or device.")
     return path
 
 
@@ -99,42 +89,21 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        CheckpointError: it is larger than 4 MiB, no JSON, or no object.
+        CheckpointError: it is larger than 4 MiB, no JSON, or no object; or as `parse_object`.
     """
-    with path.open("rb") as file:
-        data = file.read(JSON_LIMIT + 1)
-    if len(data) > JSON_LIMIT:
-        raise CheckpointError(
-            f"{path} has {path.stat().st_size} bytes; a checkpoint's JSON file has at most "
-            f"{JSON_LIMIT}."
-        )
-    return parse_json_object(data, str(path))
+    try:
+        return read_object(path, JSON_LIMIT)
+    except InputError as error:
+        raise CheckpointError(f"{path} {error}; download the checkpoint again.") from None
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
     """The JSON object in `data`, which `what` names for a message.
 
     Raises:
-        CheckpointError: it is no JSON or no object.
+        CheckpointError: it is no JSON or no object; or as `parse_object`.
     """
     try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{what} is not valid JSON ({error}); download the checkpoint again."
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(
-            f"{what} must hold a JSON object, found {type(value).__name__}; "
-            "download the checkpoint again."
-        )
-    return value
-
-
-def _roots(directory: Path) -> list[Path]:
-    # <cache>/models--org--name/snapshots/<commit>/FILE -> ../../blobs/<hash>, which may itself be a
-    # link to <cache>/blobs/<xx>/<hash>, the store that all repositories of the cache share.
-    repository = directory.parent.parent
-    if directory.parent.name == "snapshots" and repository.name.startswith("models--"):
-        return [directory, repository / "blobs", repository.parent / "blobs"]
-    return [directory]
+        return parse_object(data, JSON_LIMIT)
+    except InputError as error:
+        raise CheckpointError(f"{what} {error}; download the checkpoint again.") from None

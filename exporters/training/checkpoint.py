@@ -44,7 +44,8 @@ def save_run(directory: Path, run: SavedRun) -> None:
     """Replace the directory's training state by `run`; it is on the disk when this returns.
 
     Raises:
-        OSError: the disk is full or not writable; the old state is still there.
+        OSError: the disk is full or not writable. The old state is still there; the new one, if
+            the disk only did not confirm its name.
     """
     directory.mkdir(parents=True, exist_ok=True)
     content = {

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from bart_onnx import OnnxBartSeq2SeqLM
-from bart_onnx.bundle import MANIFEST, SEAL, Bundle, file_sha256
+from bart_onnx.bundle import Bundle
 from bart_onnx.errors import (
     BundleDamagedError,
     BundleError,
     BundleFormatError,
     MissingFileError,
 )
+from bart_onnx.sealed import MANIFEST, SEAL, file_sha256
 
 
 @pytest.fixture

@@ -1,15 +1,28 @@
-"""The examples of KerasNLP's page for BartSeq2SeqLM, written for this package and run.
+"""Examples of documentation, run: KerasNLP's page for BartSeq2SeqLM, and clients of the server.
 
-"bart_large_en" is the tiny bundle here; nothing else is changed but what its page gets wrong.
+"bart_large_en" is the tiny bundle here; nothing else is changed but what its page gets wrong. The
+clients' examples are blocks of docs/serving.md, which print what the block after each says.
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
+from test_readme import blocks_of
 
 from bart_onnx import models, samplers
 from bart_onnx.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVING = ROOT / "docs" / "serving.md"
+# Where that page's server listens.
+ADDRESS = "127.0.0.1:8000"
 
 
 @pytest.fixture
@@ -133,3 +146,59 @@ def test_the_names_of_keras_nlp_are_there():
     assert models.BartSeq2SeqLM is models.OnnxBartSeq2SeqLM
     names = ("Greedy", "TopK", "TopP", "Random", "Beam", "Contrastive")
     assert all(hasattr(samplers, f"{name}Sampler") for name in names)
+
+
+def clients_examples():
+    """Blocks that ask a server, and what they print."""
+    blocks = list(blocks_of(SERVING.read_text(encoding="utf-8")))
+    return [
+        pytest.param(block, printed.text, id=str(block))
+        for block, printed in pairwise(blocks)
+        if printed.language == "text" and ADDRESS in block.text
+    ]
+
+
+@pytest.fixture(scope="module")
+def address():
+    pytest.importorskip("uvicorn", reason="the serve extra is not installed: no uvicorn")
+    from server_process import running
+
+    with running() as server:
+        yield server.url.removeprefix("http://")
+
+
+def interpreter_of(block):
+    """What runs a block; the test is skipped where that is not there."""
+    if block.language == "bash":
+        if shutil.which("curl") is None:
+            pytest.skip("curl is not installed")
+        return ["bash", "-eu"]
+    if "tritonclient" in block.text:
+        if not (ROOT / ".venv-clients" / "installed").is_file():
+            pytest.skip(".venv-clients is not there; scripts/check_clients makes it")
+        return [ROOT / ".venv-clients" / "bin" / "python", "-"]
+    for package in ("openai", "huggingface_hub"):
+        if package in block.text:
+            pytest.importorskip(package, reason=f"{package} is not installed")
+    return [sys.executable, "-"]
+
+
+def test_every_client_has_an_example():
+    text = "".join(example.values[0].text for example in clients_examples())
+    assert all(name in text for name in ("curl", "openai", "huggingface_hub", "tritonclient"))
+
+
+@pytest.mark.parametrize(("block", "printed"), clients_examples())
+def test_an_example_of_a_client(address, block, printed):
+    done = subprocess.run(
+        interpreter_of(block),
+        input=block.text.replace(ADDRESS, address),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.rstrip() for line in done.stdout.strip().splitlines()] == [
+        line.rstrip() for line in printed.strip().splitlines()
+    ]

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from bart_onnx.bundle import Bundle, file_sha256
+from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.engines import (
     FORMAT,
@@ -28,6 +28,7 @@ from bart_onnx.errors import (
     MissingFileError,
 )
 from bart_onnx.publish import seal
+from bart_onnx.sealed import file_sha256
 from bart_onnx.store import shipped_path
 
 HERE = Platform("tensorrt_rtx", "1.7.1", "sm89")
@@ -151,7 +152,7 @@ def test_of_several_the_largest_are_taken(bundle):
 def test_damage_is_found(bundle):
     directory = written(bundle)
     (directory / "encoder.engine").write_bytes(b"encodes")
-    with pytest.raises(BundleDamagedError, match=r"encoder\.engine has another sha256"):
+    with pytest.raises(BundleDamagedError, match=r"encoder\.engine has sha256"):
         find_engines(bundle, HERE)
     assert find_engines(bundle, HERE, verify=False).limits == LIMITS
     (directory / "encoder.engine").write_bytes(b"")
@@ -161,7 +162,7 @@ def test_damage_is_found(bundle):
     with pytest.raises(MissingFileError, match=r"encoder\.engine is missing"):
         Engines.open(directory)
     (directory / "manifest.json").write_text("{}")
-    with pytest.raises(BundleDamagedError, match=r"not what manifest\.sha256 says"):
+    with pytest.raises(BundleDamagedError, match=r"but manifest\.sha256 says"):
         Engines.open(directory)
     (directory / "manifest.sha256").unlink()
     with pytest.raises(MissingFileError, match=r"no manifest\.sha256"):

@@ -171,7 +171,7 @@ def test_an_index_that_climbs(server: LoopbackKaggle, tmp_path: Path) -> None:
     for content, says in (
         ('{"weight_map": {"/x/vars": ["../../x.weights.h5"]}}', "names '../../x.weights.h5'"),
         ('{"weight_map": {}}', "lists no weight_map"),
-        ("[]", "holds no JSON object"),
+        ("[]", "must hold a JSON object"),
         ("{", "cannot be read"),
     ):
         index.write_text(content)

@@ -139,9 +139,10 @@ class FakeRuntime:
 
 
 @pytest.fixture
-def runtime(monkeypatch):
+def runtime(monkeypatch, tmp_path):
     def made(outcome):
         fake = FakeRuntime(outcome)
+        (tmp_path / "a.onnx").touch()
         monkeypatch.setattr(providers, "_onnxruntime", lambda: fake)
         monkeypatch.setattr(providers, "lacks", lambda version: [f"libcudnn for {version}"])
         return fake

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -228,6 +229,87 @@ def test_a_late_request_fails_and_frees_its_row():
     assert third.statistics.started == 5
 
 
+def test_each_deadline_counts_wherever_its_request_is():
+    clock = Clock()
+    scheduler = by_hand(ToyRunner(CONFIG), Limits(rows=4), clock)
+    long = {"max_length": 60, "eos_token_id": ()}
+    # The first four run, the others wait.
+    deadlines = [5, 9, None, 7, 8, 6, None, 100]
+    tickets = [
+        scheduler.submit(Request(toy_plan(seed, **long), deadline=deadline))
+        for seed, deadline in enumerate(deadlines)
+    ]
+    scheduler.turn()
+    for now in range(1, 12):
+        clock.now = now
+        scheduler.turn()
+        late = {place for place, each in enumerate(deadlines) if each is not None and each <= now}
+        assert {place for place, ticket in enumerate(tickets) if ticket.done} == late
+    scheduler.drain()
+    for place in (2, 6, 7):
+        expected = alone(ToyRunner(CONFIG), toy_plan(place, **long))[0]
+        assert told(tickets[place].result(0)) == told(expected)
+
+
+def test_who_is_cancelled_while_others_are_told_leaves_before_the_next_step():
+    runner = ToyRunner(CONFIG)
+    scheduler = by_hand(runner)
+    long = {"max_length": 40, "eos_token_id": ()}
+    victims, steps = [], []
+
+    def listener(update):
+        if victims and len(update.token_ids) > 8:
+            victims.pop().cancel()
+            steps.append(len(runner.steps))
+
+    plan = toy_plan(0, **long)
+    scheduler.submit(Request(plan, listener=listener))
+    tickets = [scheduler.submit(Request(toy_plan(seed, **long))) for seed in range(1, 5)]
+    victims += tickets[:3]
+    scheduler.drain()
+    assert [runner.steps[step][0] for step in steps] == [4, 3, 2]
+    assert [ticket.cancelled for ticket in tickets] == [True, True, True, False]
+    assert told(tickets[3].result(0)) == told(alone(ToyRunner(CONFIG), toy_plan(4, **long))[0])
+
+
+def test_static_rows_join_when_none_runs():
+    runner = ToyRunner(CONFIG)
+    limits = Limits(rows=4, encoder_tokens=1, static=True)
+    scheduler, tickets = by_hand(runner, limits), []
+    plans = [toy_plan(seed, max_length=6 + seed, eos_token_id=()) for seed in range(10)]
+    tickets += [scheduler.submit(Request(plan)) for plan in plans[:2]]
+    scheduler.turn()
+    tickets += [scheduler.submit(Request(plan)) for plan in plans[2:]]
+    running = [2]
+    while scheduler.turn():
+        running.append(scheduler.load.rows)
+    # Who ends leaves; who waits joins when the last has left, as many as there is room for.
+    starts = [now for before, now in pairwise(running) if now > before]
+    assert starts == [4, 4]
+    assert 0 in running
+    for ticket, plan in zip(tickets, plans, strict=True):
+        assert told(ticket.result(0)) == told(alone(ToyRunner(CONFIG), plan)[0])
+
+
+def test_shorter_sources_are_encoded_apart_where_that_saves_padding():
+    class Noting(ToyRunner):
+        def encode(self, token_ids, lengths):
+            shapes.append(token_ids.shape)
+            return super().encode(token_ids, lengths)
+
+    def plan(length):
+        prompts = Prompts(
+            np.arange(length)[None] % 13, np.array([length]), np.full((1, 4), 0), np.array([1])
+        )
+        return plan_of(prompts, max_length=4)
+
+    shapes, scheduler = [], by_hand(Noting(CONFIG))
+    for length in (10, 60, 11, 58, 12, 9, 20):
+        scheduler.submit(Request(plan(length)))
+    scheduler.drain()
+    assert shapes == [(2, 60), (5, 20)]
+
+
 def test_the_smaller_priority_goes_first():
     scheduler = by_hand(ToyRunner(CONFIG), Limits(rows=1))
     tickets = [
@@ -434,6 +516,18 @@ def test_a_listener_is_told_what_stays(options):
         Request(toy_plan(1, **OPTIONS[4]), listener=updates.append)
 
 
+def test_a_listener_that_does_not_follow_is_told_of_the_end_alone():
+    updates = []
+    scheduler = by_hand(ToyRunner(CONFIG))
+    plan = toy_plan(3, max_length=20, **OPTIONS[4])
+    request = Request(plan, listener=updates.append, follows=False)
+    ticket = scheduler.submit(request)
+    scheduler.drain()
+    (update,) = updates
+    assert update.hypotheses == ticket.result(0)
+    assert len(update.hypotheses) == 3
+
+
 @pytest.mark.parametrize("kind", [ValueError, SystemExit])
 def test_a_listener_that_raises_ends_its_own_request(caplog, kind):
     def listener(update):
@@ -596,6 +690,46 @@ def test_drafts_give_the_same_tokens_in_fewer_steps():
         assert found.token_ids.tolist() == expected.token_ids.tolist()
         assert ticket.statistics.accepted_tokens > 5
         assert ticket.statistics.steps < len(found.token_ids) - found.prompt_length
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"forced_bos_token_id": 5},
+        {"forced_bos_token_id": 5, "forced_eos_token_id": (4, 3)},
+        {"forced_eos_token_id": END, "eos_token_id": (END, 7)},
+    ],
+)
+@pytest.mark.parametrize("speculate", [False, True])
+def test_the_short_way_gives_what_the_long_one_gives(options, speculate):
+    """Without notes of log-probabilities all rows are chosen for at once."""
+    plans = [looping_plan(speculate, number) for number in range(6)]
+    extra, found = (40, 9, 17, 1, 30, 2), []
+    for notes in (False, True):
+        scheduler, tickets = by_hand(CopyingRunner(CONFIG)), []
+        for plan, more in zip(plans, extra, strict=True):
+            length = int(plan.prompts.prompt_lengths[0]) + more
+            asked = replace(plan.task.options, max_length=length, **options)
+            task = replace(
+                plan.task,
+                options=asked,
+                scoring=Scoring(asked, CONFIG.vocabulary_size),
+                log_probs=notes,
+                top_log_probs=0,
+            )
+            whole = replace(plan, task=task, limits=np.array([length]))
+            tickets.append(scheduler.submit(Request(whole)))
+            assert ticket_is_plain(tickets[-1]) is not notes
+        scheduler.drain()
+        found.append([ticket.result(0)[0].token_ids.tolist() for ticket in tickets])
+    assert found[0] == found[1]
+    if options.get("forced_eos_token_id") == (4, 3):
+        assert all(ids[-1] == 3 for ids in found[0])
+
+
+def ticket_is_plain(ticket):
+    return ticket.search._is_plain
 
 
 def test_rows_that_asked_for_no_drafts_keep_others_from_them():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import threading
 from dataclasses import replace
 
 import pytest
@@ -15,41 +13,13 @@ from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed: no fastapi")
 from fastapi.testclient import TestClient
+from serving import NAME, OPTIONS, TurnsInThread, events_of
 
 from bart_onnx.server import answering
 from bart_onnx.server.app import create_app
-from bart_onnx.server.engine import Limits
 from bart_onnx.server.lifetime import Lifetime
 from bart_onnx.server.logs import JsonLines
-from bart_onnx.server.options import ServerOptions
 from bart_onnx.server.scheduler import Scheduler
-from bart_onnx.server.served import ServedModel, close, opened
-
-NAME = "bart_tiny_en_g2p"
-OPTIONS = ServerOptions(preset=(NAME,), threads=1, offline=True, sequences=8, body_bytes=100_000)
-
-
-@pytest.fixture(scope="module")
-def models():
-    found = opened(OPTIONS)
-    yield found
-    close(found)
-
-
-@pytest.fixture(scope="module")
-def lm(models):
-    return models[NAME].lm
-
-
-@pytest.fixture(scope="module")
-def client(models):
-    return TestClient(create_app(models, OPTIONS))
-
-
-@pytest.fixture
-def by_hand(lm):
-    """A model whose engine takes no turn until it is told to."""
-    return ServedModel(NAME, lm, Scheduler(lm.runner, Limits(waiting=2), threaded=False))
 
 
 def ask(client, prompt, **fields):
@@ -59,14 +29,6 @@ def ask(client, prompt, **fields):
 def texts_of(answer):
     assert answer.status_code == 200, answer.text
     return [choice["text"] for choice in answer.json()["choices"]]
-
-
-def events_of(answer):
-    """The events of a stream, the last one's mark left out."""
-    assert answer.status_code == 200, answer.text
-    lines = [line for line in answer.text.split("\n\n") if line]
-    assert all(line.startswith("data: ") for line in lines)
-    return [line.removeprefix("data: ") for line in lines]
 
 
 def joined(events):
@@ -107,9 +69,9 @@ ASKED = [
 
 @pytest.mark.parametrize(("fields", "options"), ASKED)
 @pytest.mark.parametrize("stream", [False, True])
-def test_answers_are_those_of_generate(client, lm, fields, options, stream):
+def test_answers_are_those_of_generate(client, served_lm, fields, options, stream):
     prompts = ["onnx", "summarization", "banana"]
-    expected = lm.generate(prompts, speculate=False, **options)
+    expected = served_lm.generate(prompts, speculate=False, **options)
     if isinstance(expected[0], list):
         expected = [text for several in expected for text in several]
     answer = ask(client, prompts, stream=stream, **fields)
@@ -117,9 +79,9 @@ def test_answers_are_those_of_generate(client, lm, fields, options, stream):
     assert found == expected
 
 
-def test_the_form_of_an_answer(client, lm):
+def test_the_form_of_an_answer(client, served_lm):
     answer = ask(client, "summarization", logprobs=2)
-    (result,) = lm.generate(
+    (result,) = served_lm.generate(
         ["summarization"], speculate=False, do_sample=False, return_dict=True, top_log_probs=2
     )
     found = answer.json()
@@ -151,7 +113,7 @@ def test_the_form_of_an_answer(client, lm):
     assert texts_of(ids) == [result.text]
 
 
-def test_a_stream_grows_and_tells_its_usage(client, lm):
+def test_a_stream_grows_and_tells_its_usage(client, served_lm):
     whole = ask(client, "summarization", logprobs=0).json()
     fields = {"stream": True, "stream_options": {"include_usage": True}, "logprobs": 0}
     answer = ask(client, "summarization", **fields)
@@ -168,8 +130,8 @@ def test_a_stream_grows_and_tells_its_usage(client, lm):
 
 
 @pytest.mark.parametrize("stop", ["əz", ["zˈA", "əz"], "s", "never there"])
-def test_stop_strings_end_a_text_and_are_not_in_it(client, lm, stop):
-    whole = lm.generate("summarization", do_sample=False)
+def test_stop_strings_end_a_text_and_are_not_in_it(client, served_lm, stop):
+    whole = served_lm.generate("summarization", do_sample=False)
     ends = [whole.find(each) for each in ([stop] if isinstance(stop, str) else stop)]
     expected = whole[: min((end for end in ends if end >= 0), default=len(whole))]
     assert texts_of(ask(client, "summarization", stop=stop)) == [expected]
@@ -177,22 +139,22 @@ def test_stop_strings_end_a_text_and_are_not_in_it(client, lm, stop):
     assert joined(events_of(streamed)[:-1]) == [expected]
 
 
-def test_nothing_is_drawn_unasked_whatever_the_preset_says(models, lm, monkeypatch):
-    config = {**lm.generation_config, "do_sample": True, "temperature": 5.0}
-    expected = lm.generate("summarization", do_sample=False)
+def test_nothing_is_drawn_unasked_whatever_the_preset_says(models, served_lm, monkeypatch):
+    config = {**served_lm.generation_config, "do_sample": True, "temperature": 5.0}
+    expected = served_lm.generate("summarization", do_sample=False)
     monkeypatch.setattr(OnnxBartSeq2SeqLM, "generation_config", config)
     with_config = TestClient(create_app(models, OPTIONS))
     assert texts_of(ask(with_config, "summarization")) == [expected]
 
 
 @pytest.mark.filterwarnings("ignore::bart_onnx.errors.InputTruncatedWarning")
-def test_long_texts(client, lm):
+def test_long_texts(client, served_lm):
     refused = ask(client, "x" * 80)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "context_length_exceeded"
     answer = ask(client, ["x" * 80, "onnx"], long_input="truncate")
     assert [each["truncated"] for each in answer.json()["choices"]] == [True, False]
-    expected = lm.generate(["x" * 80, "onnx"], long_input="truncate", do_sample=False)
+    expected = served_lm.generate(["x" * 80, "onnx"], long_input="truncate", do_sample=False)
     assert texts_of(answer) == expected
     assert answer.json()["usage"]["prompt_tokens"] == 64 + 6
 
@@ -201,8 +163,8 @@ def test_models_and_health(client):
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["object"]) == (NAME, "model")
     assert client.get(f"/openai/v1/models/{NAME}").json() == model
-    assert client.get("/health/live").json() == {"live": True}
-    assert client.get("/health/ready").json() == {"ready": True}
+    assert client.get("/health/live").json() == {"live": True, "ready": True}
+    assert client.get("/health/ready").json() == {"live": True, "ready": True}
 
 
 BODY = {"model": NAME, "prompt": "x"}
@@ -217,7 +179,8 @@ BODY = {"model": NAME, "prompt": "x"}
         ({"prompt": [[1], []]}, 400, "prompt", "holds nothing"),
         ({"prompt": [True]}, 400, "prompt", ""),
         ({"prompt": ["x", 3]}, 400, "prompt", ""),
-        ({"prompt": [-1]}, 400, None, "-1"),
+        ({"prompt": [-1]}, 400, "prompt", "greater than or equal to 0"),
+        ({"prompt": [[1 << 70], [6]]}, 400, "prompt", "less than"),
         ({"prompt": [99_999]}, 400, None, "vocabulary"),
         ({"prompt": [5] * 65}, 400, None, "65 tokens"),
         ({"prompt": ["x"] * 33}, 400, "prompt", "33 prompts"),
@@ -307,14 +270,18 @@ def test_every_route_but_health_asks_for_a_key(models):
     options = replace(OPTIONS, api_key=("first", "sécond"))
     client = TestClient(create_app(models, options))
     assert "first" not in repr(options)
-    for path in ("/v1/models", "/metrics", "/nowhere", "/openai/v1/models", "/health/other"):
+    paths = ["/v1/models", "/metrics", "/nowhere", "/openai/v1/models", "/health/other"]
+    for path in (*paths, "/v2", f"/v2/models/{NAME}/ready", "/v2/health/", f"/models/{NAME}"):
         for headers in ({}, {"Authorization": "Bearer FIRST"}, {"Authorization": "first"}):
             answer = client.get(path, headers=headers)
             assert answer.status_code == 401
-            assert answer.json()["error"]["code"] == "invalid_api_key"
+            assert "Send a key of this server" in answer.text
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert client.get("/v1/models").json()["error"]["code"] == "invalid_api_key"
     assert ask(client, "x").status_code == 401
-    assert client.get("/health/live").status_code == 200
-    assert client.get("/health/ready").status_code == 200
+    for prefix in ("/health", "/v2/health"):
+        assert client.get(f"{prefix}/live").status_code == 200
+        assert client.get(f"{prefix}/ready").status_code == 200
     for key in ("first", "sécond"):
         headers = {"Authorization": f"Bearer {key}".encode()}
         assert client.get("/v1/models", headers=headers).status_code == 200
@@ -357,34 +324,10 @@ def test_a_server_that_closes_refuses_and_says_that_it_is_not_ready(models):
     assert client.get("/metrics").status_code == 200
 
 
-class TurnsInThread:
-    """Takes the turns of a scheduler that has no thread, after some seconds of its clock."""
-
-    def __init__(self, lm, seconds=0.0):
-        self.now, self._seconds = 0.0, seconds
-        self.scheduler = Scheduler(lm.runner, clock=lambda: self.now, threaded=False)
-
-    def __enter__(self):
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        return ServedModel(NAME, None, self.scheduler)
-
-    def _run(self):
-        while not self._ended.wait(0.01):
-            if self.scheduler.load.waiting:
-                self.now += self._seconds
-            self.scheduler.turn()
-
-    def __exit__(self, *error):
-        self._ended.set()
-        self._thread.join()
-
-
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_late_request_is_504_or_an_event(lm, stream):
-    with TurnsInThread(lm, seconds=100.0) as model:
-        client = TestClient(create_app({NAME: replace(model, lm=lm)}, OPTIONS))
+def test_a_late_request_is_504_or_an_event(served_lm, stream):
+    with TurnsInThread(served_lm, seconds=100.0) as model:
+        client = TestClient(create_app({NAME: model}, OPTIONS))
         answer = ask(client, "x", stream=stream)
     if stream:
         (event,) = events_of(answer)
@@ -404,8 +347,11 @@ def test_an_engine_that_hangs_is_504_too(by_hand, monkeypatch, fields):
     assert "The engine has not answered" in answer.json()["error"]["message"]
 
 
-def test_what_cannot_be_decoded_is_422(models, lm, monkeypatch):
-    config = {**lm.generation_config, "suppress_tokens": list(range(lm.config.vocabulary_size))}
+def test_what_cannot_be_decoded_is_422(models, served_lm, monkeypatch):
+    config = {
+        **served_lm.generation_config,
+        "suppress_tokens": list(range(served_lm.config.vocabulary_size)),
+    }
     config.pop("forced_bos_token_id")
     monkeypatch.setattr(OnnxBartSeq2SeqLM, "generation_config", config)
     answer = ask(TestClient(create_app(models, OPTIONS)), "x")
@@ -427,41 +373,6 @@ def test_a_fault_of_the_server_tells_nothing_of_its_inside(models, monkeypatch, 
     logged = [JsonLines().format(record) for record in caplog.records]
     assert any(json.loads(line).get("error") == type(error).__name__ for line in logged)
     assert not any("secret" in line or "a text of a client" in line for line in logged)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_is_cancelled(by_hand, stream):
-    body = json.dumps({**BODY, "stream": stream}).encode()
-    came = [{"type": "http.request", "body": body, "more_body": False}]
-    lifetime, sent = Lifetime(), []
-
-    async def receive():
-        if came:
-            return came.pop()
-        while not by_hand.scheduler.load.waiting:
-            await asyncio.sleep(0.001)
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "method": "POST",
-        "path": "/v1/completions",
-        "raw_path": b"/v1/completions",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [],
-    }
-    app = create_app({NAME: by_hand}, OPTIONS, lifetime)
-    asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
-    assert lifetime.accepted == 0
-    assert by_hand.scheduler.load.waiting == 1
-    by_hand.scheduler.turn()
-    assert by_hand.scheduler.load.waiting == by_hand.scheduler.load.running == 0
-    assert not any(b"text_completion" in message.get("body", b"") for message in sent)
 
 
 def test_figures(models):

@@ -59,7 +59,7 @@ def test_every_option_may_come_from_anywhere_and_is_documented(tmp_path):
     document = DOCUMENT.read_text(encoding="utf-8")
     path = tmp_path / "serve.yaml"
     values = {"str": "error", "int": "7", "int | None": "7", "float": "7.5", "bool": "true"}
-    own = {"precision": "int8", "long_input": "truncate"}
+    own = {"precision": "int8", "long_input": "truncate", "batching": "static"}
     for field in dataclasses.fields(ServerOptions):
         value = own.get(field.name, values.get(str(field.type), "x"))
         preset = () if field.name == "preset" else ("--preset", "p")
@@ -104,6 +104,7 @@ def test_a_file_that_cannot_be_used(tmp_path, content, says):
         (("--preset", "a", "--port", "65536"), "at most 65535"),
         (("--preset", "a", "--rows", "0"), "rows must be at least 1"),
         (("--preset", "a", "--deadline", "0"), "deadline must be above 0"),
+        (("--preset", "a", "--stall", "0"), "stall must be above 0"),
         (("--preset", "a", "--api-key", " "), "would let anyone in"),
         (("--preset", "a", "--long-input", "split"), "one of error, truncate"),
         (("--preset", "a", "--port", "x"), "--port must be int, found 'x'"),

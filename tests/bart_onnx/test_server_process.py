@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
@@ -18,98 +18,75 @@ from bart_onnx import OnnxBartSeq2SeqLM
 
 pytest.importorskip("uvicorn", reason="the serve extra is not installed: no uvicorn")
 import httpx2
+from server_process import running
+from serving import NAME, ways_of, wires_of
 
-NAME = "bart_tiny_en_g2p"
-PRESET = ("--preset", NAME, "--offline", "--threads", "1")
-
-
-class Running:
-    """A started server; its log is read all the time, so that it never waits for a reader."""
-
-    def __init__(self, *flags, environment=None):
-        command = [sys.executable, "-m", "bart_onnx.serve", *PRESET, "--port", "0", *flags]
-        self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.log, self._up = [], threading.Event()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        assert self._up.wait(60), "".join(self.log)
-        (port,) = re.findall(r"http://127.0.0.1:(\d+)", "".join(self.log))
-        self.url = f"http://127.0.0.1:{port}"
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-            if "running on" in line:
-                self._up.set()
-        self._up.set()
-
-    def end(self):
-        """Its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
-            self._reader.join()
-            self.process.stdout.close()
-            self.process.stderr.close()
-
-    def ask(self, prompt, **fields):
-        body = {"model": NAME, "prompt": prompt, **fields}
-        return httpx2.post(f"{self.url}/v1/completions", json=body, timeout=60)
-
-
-@contextmanager
-def running(*flags):
-    server = Running(*flags)
-    try:
-        yield server
-    finally:
-        server.end()
+# Of two models at once; each has texts that mean something to it.
+TEXTS = {
+    NAME: ["onnx", "summarization", "banana", "a", "relationship", "through", "knight", "zebra"],
+    "tiny": ["the fox", "two cat sat on the box", "the quick red dog", "the red box", "a cat ran"],
+}
 
 
 @pytest.fixture(scope="module")
-def server():
-    with running("--drain-delay", "0") as started:
+def server(tiny_bundle):
+    with running("--preset", str(tiny_bundle)) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def lm():
-    return OnnxBartSeq2SeqLM.from_preset(NAME, offline=True, threads=1)
+def lms(tiny_bundle):
+    presets = {NAME: NAME, "tiny": str(tiny_bundle)}
+    return {
+        name: OnnxBartSeq2SeqLM.from_preset(preset, offline=True, threads=1)
+        for name, preset in presets.items()
+    }
 
 
+@pytest.fixture(scope="module")
+def lm(lms):
+    return lms[NAME]
+
+
+# What a client asks, and what that is to `generate`.
 MIXED = [
     ({}, {"do_sample": False}),
     ({"num_beams": 4}, {"num_beams": 4}),
     ({"max_tokens": 7}, {"max_new_tokens": 7}),
-    ({"num_beams": 2, "stream": True}, {"num_beams": 2}),
     (
         {"temperature": 1.2, "seed": 5},
         {"do_sample": True, "temperature": 1.2, "seed": 5, "top_k": 0, "top_p": 1.0},
     ),
-    ({"temperature": 0, "repetition_penalty": 1.5, "stream": True}, {"repetition_penalty": 1.5}),
+    ({"temperature": 0, "repetition_penalty": 1.5}, {"repetition_penalty": 1.5, "num_beams": 1}),
 ]
 
 
-def test_mixed_concurrent_requests_are_answered_as_offline(server, lm):
-    words = ["onnx", "summarization", "banana", "a", "relationship", "through", "knight", "zebra"]
-    asked = [(word, *each) for word in words for each in MIXED]
+def test_mixed_requests_on_every_wire_are_answered_as_offline(server, lms):
+    asked = [
+        (wire, stream, text, *each)
+        for name, texts in TEXTS.items()
+        for wire, stream in ways_of(wires_of(name))
+        for text, each in zip(texts, itertools.cycle(MIXED))
+    ]
+    random.Random(0).shuffle(asked)
+
+    def ask(wire, stream, text, fields, options):
+        return wire.text(server.post(wire.path, wire.body(text, stream, **fields)), stream)
+
     with ThreadPoolExecutor(24) as pool:
-        answers = list(pool.map(lambda each: server.ask(each[0], logprobs=0, **each[1]), asked * 3))
-    for (word, fields, options), answer in zip(asked * 3, answers, strict=True):
-        assert answer.status_code == 200, answer.text
-        (result,) = lm.generate([word], speculate=False, return_dict=True, **options)
-        if fields.get("stream"):
-            events = [json.loads(line[6:]) for line in answer.text.split("\n\n")[:-2]]
-            choices = [event["choices"][0] for event in events]
-        else:
-            choices = answer.json()["choices"]
-        assert "".join(each["text"] for each in choices) == result.text
-        assert choices[-1]["logprobs"]["token_logprobs"] == result.log_probs.tolist()
+        found = list(pool.map(lambda each: ask(*each), asked))
+    for (wire, _, text, _, options), answer in zip(asked, found, strict=True):
+        assert answer == lms[wire.model].generate(text, speculate=False, **options), wire.path
+
+
+def test_log_probabilities_are_those_of_offline_to_the_last_bit(server, lms):
+    asked = [(text, *each) for text in TEXTS[NAME] for each in MIXED]
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda each: server.ask(each[0], logprobs=0, **each[1]), asked))
+    for (text, _, options), answer in zip(asked, answers, strict=True):
+        (result,) = lms[NAME].generate([text], speculate=False, return_dict=True, **options)
+        (choice,) = answer.json()["choices"]
+        assert choice["logprobs"]["token_logprobs"] == result.log_probs.tolist()
 
 
 def test_clients_that_leave_free_their_rows(server):
@@ -128,7 +105,7 @@ def test_clients_that_leave_free_their_rows(server):
         if set(loads) == {"0.0"}:
             break
         time.sleep(0.05)
-    assert loads == ["0.0"] * 3
+    assert loads == ["0.0"] * 6
     assert server.ask("onnx").status_code == 200
 
 
@@ -166,7 +143,7 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest():
 
 
 def test_what_is_not_done_in_time_is_told_and_the_second_signal_ends_it():
-    with running("--drain-delay", "0", "--drain-timeout", "0.1") as server:
+    with running("--drain-timeout", "0.1") as server:
         with ThreadPoolExecutor(4) as pool:
             slow = {"num_beams": 8, "min_tokens": 31}
             asked = [pool.submit(server.ask, ["summarization"] * 32, **slow) for _ in range(4)]
@@ -184,7 +161,7 @@ def test_what_is_not_done_in_time_is_told_and_the_second_signal_ends_it():
 def test_the_client_of_openai(server, lm):
     openai = pytest.importorskip("openai", reason="the openai package is not installed")
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
-        assert [model.id for model in client.models.list()] == [NAME]
+        assert [model.id for model in client.models.list()] == [NAME, "tiny"]
         expected = lm.generate(["onnx", "banana"], do_sample=False)
         found = client.completions.create(model=NAME, prompt=["onnx", "banana"], logprobs=1)
         assert [each.text for each in found.choices] == expected

@@ -126,7 +126,7 @@ def damage(path: tuple[str, ...], value: object) -> dict[str, Any]:
 
 WITHOUT_PAD = {token: index for token, index in VOCABULARY.items() if token != "<pad>"}
 DAMAGED_JSON: dict[str, tuple[object, str]] = {
-    "a list": ([], "must be a JSON object"),
+    "a list": ([], "must hold a JSON object"),
     "empty": ({}, "must hold a BPE model"),
     "unigram": (damage(("model", "type"), "Unigram"), "BPE model as BART's does, found Unigram"),
     "model is text": (damage(("model",), "BPE"), "must hold a BPE model"),
@@ -191,10 +191,10 @@ def test_damaged_tokenizer_json_names_file_and_fault(name: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("vocab.json", b"{", "must be JSON"),
-        ("vocab.json", b"[" * 100_000, "must be JSON"),
-        ("vocab.json", b"\xff\xfe", "must be UTF-8"),
-        ("vocab.json", b"[1]", "must be a JSON object"),
+        ("vocab.json", b"{", "is not valid JSON"),
+        ("vocab.json", b"[" * 100_000, "is not valid JSON"),
+        ("vocab.json", b"\xff\xfe", "is not valid JSON"),
+        ("vocab.json", b"[1]", "must hold a JSON object"),
         ("vocab.json", b'{"<s>": 0, "<pad>": 1}', "Cannot find special token `'</s>'`"),
         ("vocab.json", b'{"<s>": 0.5}', "must map str to int"),
         ("merges.txt", b"\xff", "must be UTF-8"),

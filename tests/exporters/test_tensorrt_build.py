@@ -14,11 +14,12 @@ import pytest
 from tensorrt_builds import builder_of, spec_of
 
 from bart_onnx import export as door
-from bart_onnx.bundle import Bundle, file_sha256
+from bart_onnx.bundle import Bundle
 from bart_onnx.engines import GRAPHS, Engines, Limits, Platform, bundle_digest, engines_directory
 from bart_onnx.errors import DeviceError, ExportError, InputError, MissingPackageError
 from bart_onnx.graphs import DECODER_STEP, ENCODER
 from bart_onnx.runners import tensorrt_library
+from bart_onnx.sealed import file_sha256
 from exporters import tensorrt
 from exporters.engines import build
 from exporters.engines.profiles import profiles
@@ -112,7 +113,7 @@ def test_engines_are_built_once(rtx, bundles, store, monkeypatch):
         assert directory != first
     assert len(built) == 10
     (first / "encoder.engine").write_bytes(b"an engime")
-    with pytest.raises(ValueError, match="another sha256"):
+    with pytest.raises(ValueError, match="has sha256"):
         build_engines(bundle, request, QUIET)
 
 

@@ -1,0 +1,164 @@
+"""The Open Inference Protocol's routes, version 2, and Triton's generate extension.
+
+A model is named by its path; its one version is "1".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from bart_onnx.server.binary_tensors import LENGTH_HEADER, parted
+from bart_onnx.server.completion_request import read_body, validated
+from bart_onnx.server.failures import Refusal
+from bart_onnx.server.health import Health
+from bart_onnx.server.open_inference_forms import (
+    TEXTS,
+    GenerateRequest,
+    InferRequest,
+    Parameters,
+    generated,
+    infer_response,
+)
+from bart_onnx.server.parameters import completion_request
+from bart_onnx.server.replies import EventStream, Replies, Reply
+from bart_onnx.server.requests import Hypotheses
+from bart_onnx.server.served import ServedModel
+from bart_onnx.triton_contract import INPUT, OUTPUT
+from bart_onnx.version import __version__
+
+_VERSION = "1"
+_PREFIX = "/v2"
+_EXTENSIONS = ["binary_tensor_data", "generate", "parameters", "schedule_policy"]
+_CALLS = ("", "/ready", "/infer", "/generate", "/generate_stream")
+
+
+def open_inference_paths(names: Iterable[str]) -> list[str]:
+    """All paths of these routes, for figures and logs."""
+    models = [f"{_PREFIX}/models/{name}" for name in names]
+    every = [*models, *(f"{model}/versions/{_VERSION}" for model in models)]
+    return [_PREFIX, *(f"{model}{call}" for model in every for call in _CALLS)]
+
+
+def open_inference_routes(replies: Replies, health: Health) -> APIRouter:
+    """The routes of these models; those of the server's health are with its others."""
+    router = APIRouter(prefix=_PREFIX)
+
+    @router.get("")
+    async def server() -> dict[str, Any]:
+        return {"name": "bart_onnx", "version": __version__, "extensions": _EXTENSIONS}
+
+    for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+        router.include_router(_about_a_model(replies, health), prefix=path)
+        router.include_router(_asking_a_model(replies), prefix=path)
+    return router
+
+
+def _about_a_model(replies: Replies, health: Health) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("")
+    async def metadata(request: Request) -> dict[str, Any]:
+        texts = {"datatype": TEXTS, "shape": [-1]}
+        return {
+            "name": _model(replies, request).name,
+            "versions": [_VERSION],
+            "platform": "bart_onnx",
+            "inputs": [{"name": INPUT, **texts}],
+            "outputs": [{"name": OUTPUT, **texts}],
+        }
+
+    @router.get("/ready")
+    async def ready(request: Request) -> Response:
+        name = _model(replies, request).name
+        serves = health.serves(name)
+        return JSONResponse({"name": name, "ready": serves}, 200 if serves else 503)
+
+    return router
+
+
+def _asking_a_model(replies: Replies) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/infer")
+    async def infer(request: Request) -> Response:
+        model, body = _model(replies, request), await replies.body(request)
+        content, raw = parted(body, request.headers.get(LENGTH_HEADER))
+        asked = read_body(InferRequest, content)
+        texts, as_bytes = asked.inputs[0].texts(raw, replies.options), asked.wants_bytes
+        reply = await _begun(replies, model, texts, asked.parameters, False)
+        form = partial(infer_response, _head(model, asked.id), as_bytes=as_bytes)
+        return await _whole(request, reply, form)
+
+    @router.post("/generate")
+    async def generate(request: Request) -> Response:
+        model = _model(replies, request)
+        asked = read_body(GenerateRequest, await replies.body(request))
+        parameters = validated(Parameters, asked.asked)
+        reply = await _begun(replies, model, asked.texts, parameters, False)
+        form = partial(generated, _head(model, asked.id))
+        return await _whole(request, reply, lambda texts: JSONResponse(form(texts)))
+
+    @router.post("/generate_stream")
+    async def generate_stream(request: Request) -> Response:
+        model = _model(replies, request)
+        asked = read_body(GenerateRequest, await replies.body(request))
+        parameters = validated(Parameters, asked.asked)
+        if len(asked.texts) > 1:
+            raise Refusal(400, "A stream is of one text; ask for each by itself.")
+        reply = await _begun(replies, model, asked.texts, parameters, True)
+        return EventStream(request, reply, _events(reply, _head(model, asked.id)))
+
+    return router
+
+
+async def _begun(
+    replies: Replies,
+    model: ServedModel,
+    texts: list[str],
+    parameters: Parameters,
+    stream: bool,
+) -> Reply:
+    if parameters.stream not in (None, stream):
+        raise Refusal(400, "stream contradicts the route; generate_stream streams, others do not.")
+    asked = completion_request(model.name, texts, parameters.of_decoding, stream=stream)
+    return await replies.begin(asked, parameters.deadline, parameters.order)
+
+
+async def _whole(request: Request, reply: Reply, form: Callable[[list[str]], Response]) -> Response:
+    async def written(found: list[Hypotheses]) -> Response:
+        return form(await asyncio.to_thread(reply.completion.texts, found))
+
+    return await reply.whole(request, written)
+
+
+async def _events(reply: Reply, head: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async for piece in reply.pieces():
+        texts = [piece.text]
+        if piece.hypotheses is not None and reply.completion.count > 1:
+            texts = reply.completion.texts([piece.hypotheses])
+        yield generated(head, texts)
+
+
+def _model(replies: Replies, request: Request) -> ServedModel:
+    """The model of a path.
+
+    Raises:
+        Refusal: 404; there is none, or not this version of it.
+    """
+    found = replies.model(request.path_params["name"])
+    version = request.path_params.get("version", _VERSION)
+    if version != _VERSION:
+        raise Refusal(404, f"{found.name} has no version {version!r:.40}; there is {_VERSION}.")
+    return found
+
+
+def _head(model: ServedModel, given: str | None) -> dict[str, Any]:
+    head = {"model_name": model.name, "model_version": _VERSION}
+    return head if given is None else {"id": given, **head}

@@ -1,0 +1,105 @@
+"""`python -m bart_onnx.verify`: whether a bundle is whole, and answers here as where it was made.
+
+Parses, then asks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bart_onnx.answers import Model
+from bart_onnx.bundle import Bundle
+from bart_onnx.devices import CPU, NAMES
+from bart_onnx.errors import BartOnnxError, BundleError
+from bart_onnx.golden import Golden
+from bart_onnx.golden_replay import decoder
+from bart_onnx.graphs import PRECISIONS
+from bart_onnx.locate import local_directory
+from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
+from bart_onnx.presets import PRESETS
+from bart_onnx.runners.opening import open_runner
+from bart_onnx.verification import faults, replayed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 where all is whole; 1 where something is not, or cannot be looked at; 2 for wrong usage.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return _verified(options)
+    except (BartOnnxError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _verified(options: argparse.Namespace) -> int:
+    directory = local_directory(options.bundle, options.precision)
+    count = 0
+    for fault in faults(directory):
+        print(f"error: {fault}", file=sys.stderr)
+        count += 1
+    if count:
+        print(f"{directory}: faults: {count}")
+        return 1
+    print(f"{directory}: whole")
+    if options.run:
+        print(_run(Bundle.open(directory, verify=False), options.device, options.threads))
+    return 0
+
+
+def _run(bundle: Bundle, device: str, threads: int | None) -> str:
+    """Golden requests asked again, and what came of it in a line."""
+    golden = Golden.of(bundle)
+    if golden is None:
+        raise BundleError(
+            f"{bundle.path} has no golden requests: it was exported before there were any. Export "
+            "the checkpoint again to have some."
+        )
+    runner = open_runner(bundle, device, threads)
+    preprocessor = None
+    if bundle.tokenizer_directory is not None:
+        longest = bundle.config.max_sequence_length
+        preprocessor = BartSeq2SeqLMPreprocessor.from_files(bundle.tokenizer_directory, longest)
+    model = Model(runner, preprocessor)
+    found = replayed(golden, bundle, model, decoder(model))
+    bits = "the same to the last bit" if found.same_bits else "not the same to the last bit"
+    return (
+        f"golden requests: all {len(golden.requests)} as written, on {runner.device}; "
+        f"log-probabilities within {found.largest:.2g}; alone and together {bits}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bart_onnx.verify",
+        description="Check every file of a bundle on this machine, and of the engines beside it: "
+        "sizes, sha256, missing and unknown files, links, weights that are not finite.",
+        epilog=f"Built-in presets: {', '.join(PRESETS)}. Nothing is downloaded. The exit status is "
+        "0 where all is whole, 1 where something is not.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("bundle", metavar="DIRECTORY|NAME|URI", help="a bundle, or a preset")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of a preset; default: fp32"
+    )
+    parser.add_argument(
+        "--run",
+        action="store_true",
+        help="ask its golden requests again, alone and together; every token must be as written",
+    )
+    parser.add_argument(
+        "--device", default=CPU, metavar="NAME", help=f"{', '.join(NAMES)}; default: {CPU}"
+    )
+    parser.add_argument("--threads", type=int, help="default: the cores this process may use")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

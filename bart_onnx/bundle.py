@@ -180,7 +180,8 @@ def _view(
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"The manifest's entry of {name!r} is damaged: {error!r}") from None
     sound = dtype == "float32" and 0 < len(shape) == len(strides) <= 8 and offset >= 0
-    sound = sound and min(shape) >= 1 and min(strides) >= 0 and 4 * math.prod(shape) <= size
+    sound = sound and min(shape) >= 1 and 4 * math.prod(shape) <= size
+    sound = sound and min(strides) >= 0 and max(strides) <= size
     steps = zip(shape, strides, strict=False)
     last = offset + sum((count - 1) * stride for count, stride in steps) + 4
     if not sound or last > size:

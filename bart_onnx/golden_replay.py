@@ -125,7 +125,7 @@ def decoder(model: Model) -> Decode:
 def _call(model: Model, request: GoldenRequest) -> ConfiguredCall:
     bundle: Any = model.runner
     config = bundle.bundle.generation_config
-    options = {"do_sample": False, **request.options}
+    options = {"do_sample": False, "num_return_sequences": 1, **request.options}
     asked = asked_of(model, config, options, report=Report(_NOTED), speculate=False)
     return ConfiguredCall(model.runner, model.preprocessor, asked)
 

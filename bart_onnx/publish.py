@@ -97,10 +97,11 @@ def publish(staging: Path, target: Path) -> None:
 
 def remove_abandoned(store: Path) -> None:
     """Remove what killed writers left under any of a store's directories, and nobody took over."""
-    for path in store.glob(f"*/.*{_UNFINISHED}"):
-        with held_if_free(path) as free:
-            if free:
-                shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # what cannot be looked at now is looked at the next time
+        for path in store.glob(f"*/.*{_UNFINISHED}"):
+            with held_if_free(path) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def seal(directory: Path, manifest: Mapping[str, Any], known: Mapping[str, str]) -> None:

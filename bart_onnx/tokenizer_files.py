@@ -23,7 +23,7 @@ from bart_onnx.bpe import (
     merge_pairs,
 )
 from bart_onnx.errors import CheckpointError, InputError, MissingFileError
-from bart_onnx.json_objects import read_object
+from bart_onnx.json_objects import LIMIT, read_object
 from bart_onnx.text_inputs import describe
 
 CONFIG_FILE = "tokenizer.json"
@@ -128,7 +128,7 @@ def read_merges(path: Path) -> list[str]:
 
     Raises:
         MissingFileError: it is not there.
-        CheckpointError: it is no UTF-8.
+        CheckpointError: it is no UTF-8, or larger than any.
     """
     rules = [line.rstrip() for line in _read_text(path).split("\n")]
     while rules and not rules[-1]:
@@ -279,6 +279,11 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
+        size = path.stat().st_size
+        if size > LIMIT:
+            raise CheckpointError(
+                f"{path} has {size} bytes; expected at most {LIMIT}. Copy it again."
+            )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise _missing(path) from error

@@ -14,6 +14,7 @@ from bart_onnx.bundle import Bundle, is_bundle
 from bart_onnx.errors import ExportError
 from bart_onnx.publish import check_free, claim, publish, remove_abandoned
 from bart_onnx.store import bundle_path, bundles_directory, identity, preset_path, user_path
+from exporters.checkpoints.checkpoint import Checkpoint
 from exporters.progress import Progress, cost
 from exporters.sources import open_checkpoint
 
@@ -56,18 +57,30 @@ def export(
         check_free(target)
         with closing(open_checkpoint(preset, allow_pickle, offline, progress)) as checkpoint:
             progress.say(f"Exporting {checkpoint.source}: {cost(checkpoint.weight_bytes)}")
-            from exporters.assembly import build
-            from exporters.golden import add_golden
-            from exporters.quality import Terms
-
-            path = preset_path(preset)
-            name = preset if path is None else path.resolve().name
-            terms = Terms(examples, accept_quality_loss)
-            build(name, identity(preset), checkpoint, precision, staging, progress, terms=terms)
-            progress.say(f"Golden requests written: {add_golden(staging)}")
+            terms = (examples, accept_quality_loss)
+            _fill(staging, preset, checkpoint, precision, terms, progress)
         publish(staging, target)
     progress.say(f"Exported in {time.monotonic() - started:.0f} s: {target}")
     return target
+
+
+def _fill(
+    staging: Path,
+    preset: str,
+    checkpoint: Checkpoint,
+    precision: str,
+    terms: tuple[Path | None, bool],
+    progress: Progress,
+) -> None:
+    """A bundle and its golden requests, in an empty directory."""
+    from exporters.assembly import build
+    from exporters.golden import add_golden
+    from exporters.quality import Terms
+
+    path = preset_path(preset)
+    name = preset if path is None else path.resolve().name
+    build(name, identity(preset), checkpoint, precision, staging, progress, terms=Terms(*terms))
+    progress.say(f"Golden requests written: {add_golden(staging)}")
 
 
 def _check_same(bundle: Bundle, preset: str, precision: str) -> None:

@@ -16,7 +16,7 @@ from bart_onnx.answers import Model
 from bart_onnx.bundle import GOLDEN, Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.decoding.search import Hypothesis
-from bart_onnx.errors import DecodingError, InputTooLongError
+from bart_onnx.errors import DecodingError, InputError, InputTooLongError
 from bart_onnx.golden import Golden, GoldenRequest
 from bart_onnx.golden_replay import call_and_batch, decoder
 from bart_onnx.graphs import BF16, FP16, FP32, INT8
@@ -45,7 +45,8 @@ _LONGEST_SOURCE = 128
 def add_golden(directory: Path, texts: Sequence[str] = TEXTS) -> int:
     """Write golden.json into a sealed bundle, and seal it again; returns how many requests.
 
-    None are written of a bundle that is clear about nothing, as one of random weights may be.
+    None are written of a bundle that is clear about nothing, as one of random weights may be, or
+    whose generation config asks for what this package does not do.
 
     Raises:
         BundleError: the directory holds no bundle.
@@ -53,11 +54,14 @@ def add_golden(directory: Path, texts: Sequence[str] = TEXTS) -> int:
     bundle = Bundle.open(directory, verify=False)
     with judge(bundle) as runner:
         model = Model(runner, _preprocessor(bundle))
-        requests = tuple(_requests(bundle, model, texts))
-    if not requests:
-        return 0
-    golden = Golden(TOLERANCES[bundle.precision], requests)
-    write_json(directory / GOLDEN, golden.to_dict())
+        try:
+            requests = tuple(_requests(bundle, model, texts))
+        except InputError:  # such a bundle still serves those who say in full what they want
+            requests = ()
+    (directory / GOLDEN).unlink(missing_ok=True)
+    if requests:
+        golden = Golden(TOLERANCES[bundle.precision], requests)
+        write_json(directory / GOLDEN, golden.to_dict())
     manifest = dict(bundle.manifest)
     known = {name: file["sha256"] for name, file in manifest.pop("files").items()}
     seal(directory, manifest, {name: known[name] for name in known if name != GOLDEN})
@@ -66,7 +70,7 @@ def add_golden(directory: Path, texts: Sequence[str] = TEXTS) -> int:
 
 def _requests(bundle: Bundle, model: Model, texts: Sequence[str]) -> Iterator[GoldenRequest]:
     tolerance = TOLERANCES[bundle.precision]
-    limit = min(_TOKENS, bundle.config.max_sequence_length - 1)
+    limit = max(1, min(_TOKENS, bundle.config.max_sequence_length - 1))
     for number, (text, source) in enumerate(_sources(model, texts)):
         request = GoldenRequest(source, {"num_beams": 1, **_length(limit)}, (), (), text)
         clear = _clear_places(_answer(model, request), tolerance)

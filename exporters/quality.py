@@ -128,7 +128,7 @@ def samples(
             raise InputError(f"{examples} has texts, but the checkpoint has no tokenizer.")
         pairs = _pairs(examples, tokenizer, config)
     bart = Bart.from_weights(config, checkpoint.weights)
-    found = []
+    found: list[Sample] = []
     for source, target in pairs:
         outputs = full_pass(bart, source[None], np.array([len(source)]), target[None, :-1])
         check_finite(outputs[LOGITS][0], "the checkpoint", len(found) + 1)

@@ -6,6 +6,8 @@ VENV="$ROOT/.venv"
 # Line 1: interpreter and place; line 2: what pyproject.toml and constraints.txt asked for;
 # then one line for each set of extras. It is there only while the environment is whole.
 RECORD="$VENV/installed"
+# Otherwise tests that import onnxruntime themselves have it report to its maker.
+export ORT_DISABLE_TELEMETRY=1
 
 # Prints each argument on a line of its own, away from what a command prints.
 say() {

@@ -2,20 +2,21 @@
 """Measures the server under load: the most requests a second whose 95th percentile keeps a limit.
 
     python scripts/measure_serving.py [BUNDLE] --environment DIRECTORY [--source N] [--new N]
-                                      [--lengths MIXTURE] [--rows N] [--seconds N] [--times N]
-                                      [--ways WAY ...] [--cores SERVER CLIENT]
+                                      [--lengths MIXTURE] [--rows N] [--seconds N]
+                                      [--times N ...] [--ways WAY ...] [--cores SERVER CLIENT]
+                                      [--overload N [--overload-seconds N]]
 
 The server runs on one core, locust (serving_load.py, in an environment of its own, made at the
-first use) on another. First one client asks again and again: the limit is --times the 95th
-percentile of its answers. Then requests come at random times, at rates that grow until the limit is
+first use) on another. First one client asks again and again: each limit is so many --times the 95th
+percentile of its answers. Then requests come at random times, at rates that grow until a limit is
 passed, or any answer is not 200, and shrink again: each rate with a server that is warm, its first
-fifth not counted. The ways:
+fifth not counted. At last, if asked, --overload times the highest of these rates. The ways:
 
 one: --rows 1. static: rows join when none runs. continuous: as the server does by default.
 
 The shipped preset is sent the words of tests/data/words.txt, and ends by itself; other bundles get
-random ids, and exactly as many tokens are asked for as a mixture of request_lengths.py says. Output: a line
-of JSON for each rate, and one for all.
+random ids, and exactly as many tokens are asked for as a mixture of request_lengths.py says.
+Output: a line of JSON for each rate, and one for all.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def main() -> None:
     parser.add_argument("--lengths", choices=MIXTURES, default="skewed")
     parser.add_argument("--rows", type=int, default=64, help="decoded together")
     parser.add_argument("--seconds", type=float, default=20, help="of each rate")
-    parser.add_argument("--times", type=float, default=5, help="limit over one request alone")
+    parser.add_argument("--times", type=float, nargs="+", default=[2, 3, 5], help="limits")
+    parser.add_argument("--overload", type=float, help="at last, so many times the highest rate")
+    parser.add_argument("--overload-seconds", type=float, default=200)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--begin", type=float, nargs="*", default=[], help="a first rate each")
     parser.add_argument("--cores", type=int, nargs=2, default=(0, 1))
@@ -70,19 +73,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         load = Load(asked, locust, Path(directory))
         load.bodies.write_text("".join(f"{json.dumps(each)}\n" for each in requests_of(asked)))
-        alone, limit, rate, best = {}, None, 0.0, {}
+        alone: dict[str, Any] = {}
+        best: dict[str, dict[str, Any]] = {}
+        rate = 0.0
         for place, way in enumerate(asked.ways):
             with serving(asked, way, Path(directory)) as server:
                 first = load.run(server, 0)
-                if limit is None:
-                    alone, limit = first, asked.times * first["p95"]
-                    rate = 0.7 / alone["mean"]
-                    print(json.dumps({"alone": alone, "limit": limit}), flush=True)
-                begin = asked.begin[place] if place < len(asked.begin) else rate
-                best[way] = search(load, server, way, begin, limit)
-                # What one way can do the next is first asked for.
-                rate = (best[way] or {"rate": rate})["rate"]
-    print(json.dumps(summary(asked, alone, limit, best)))
+                if not alone:
+                    alone, rate = first, 0.7 / first["mean"]
+                    print(json.dumps({"alone": alone}), flush=True)
+                rate = asked.begin[place] if place < len(asked.begin) else rate
+                tried = Tried(load, server, way)
+                for times in sorted(asked.times):
+                    found = tried.most(rate, times * alone["p95"])
+                    best.setdefault(str(times), {})[way] = found
+                    # What one way can do, the next is first asked for.
+                    rate = found or rate
+                if asked.overload:
+                    overload = load.run(server, asked.overload * rate, asked.overload_seconds)
+                    print(json.dumps({"way": way, "overload": overload}), flush=True)
+    print(json.dumps(summary(asked, alone, best)))
 
 
 def set_up(directory: Path) -> Path:
@@ -158,10 +168,11 @@ class Load:
         self._command += ["--bodies", str(self.bodies), "--answers", str(self._answers)]
         self._seconds = asked.seconds
 
-    def run(self, server: Server, rate: float) -> dict[str, Any]:
+    def run(self, server: Server, rate: float, seconds: float | None = None) -> dict[str, Any]:
         """What became of requests at this rate; at 0, of those of one client."""
-        times = ["--rate", str(rate), "--seconds", str(self._seconds)]
-        cpu, _ = server.used()
+        lasting = seconds or self._seconds
+        times = ["--rate", str(rate), "--seconds", str(lasting)]
+        cpu, before = server.used()
         # It says 1 where an answer was no 200, which is looked at here.
         subprocess.run(
             [*self._command, "--host", server.url, *times], check=False, capture_output=True
@@ -169,18 +180,20 @@ class Load:
         told = json.loads(self._answers.read_text())
         self._answers.unlink()
         later, memory = server.used()
-        counted = [each for each in told["answers"] if each[0] >= self._seconds / 5]
-        seconds = np.array([each[1] for each in counted if each[2] == 200])
+        counted = [each for each in told["answers"] if each[0] >= lasting / 5]
+        taken = np.array([each[1] for each in counted if each[2] == 200])
         statuses = [each[2] for each in counted]
         return {
             "rate": round(rate, 3),
             "asked": len(counted),
             "statuses": {str(each): statuses.count(each) for each in sorted(set(statuses))},
-            "mean": round(float(seconds.mean()), 5) if len(seconds) else None,
-            "p50": _percentile(seconds, 50),
-            "p95": _percentile(seconds, 95),
+            "told when to ask again": sum(each[3] is not None for each in counted),
+            "mean": round(float(taken.mean()), 5) if len(taken) else None,
+            "p50": _percentile(taken, 50),
+            "p95": _percentile(taken, 95),
             "server ms of CPU a request": round(1e3 * (later - cpu) / len(told["answers"]), 3),
-            "client's share of its core": round(told["client_cpu"] / self._seconds, 2),
+            "client's share of its core": round(told["client_cpu"] / lasting, 2),
+            "MiB before": before,
             "MiB": memory,
         }
 
@@ -189,52 +202,61 @@ def _percentile(seconds: Any, which: int) -> float | None:
     return round(float(np.percentile(seconds, which)), 5) if len(seconds) else None
 
 
-def search(
-    load: Load, server: Server, way: str, rate: float, limit: float
-) -> dict[str, Any] | None:
-    """The highest rate tried that keeps the limit: rates grow or shrink until both sides are known,
-    then one between them.
-    """
-    passed: dict[str, Any] | None = None
-    failed: float | None = None
-    while passed is None or failed is None:
-        point, kept = tried(load, server, way, rate, limit)
-        if kept:
-            passed, rate = point, rate * FACTOR
-        else:
-            failed, rate = rate, rate / FACTOR
-        if rate < 1e-3:
-            return None
-    point, kept = tried(load, server, way, (passed["rate"] * failed) ** 0.5, limit)
-    return point if kept else passed
+class Tried:
+    """The rates that were tried of one way, and what became of them."""
 
+    def __init__(self, load: Load, server: Server, way: str) -> None:
+        self._load, self._server, self._way = load, server, way
+        self._points: dict[float, dict[str, Any]] = {}
 
-def tried(
-    load: Load, server: Server, way: str, rate: float, limit: float
-) -> tuple[dict[str, Any], bool]:
-    """What became of a rate, and whether it keeps the limit."""
-    point = load.run(server, rate)
-    kept = set(point["statuses"]) == {"200"} and point["p95"] <= limit
-    print(json.dumps({"way": way, **point, "kept": kept}), flush=True)
-    return point, kept
+    def most(self, rate: float, limit: float) -> float | None:
+        """The highest rate that keeps a limit: rates grow or shrink until both sides are known,
+        then one between them.
+        """
+        passed: float | None = None
+        failed: float | None = None
+        for known in sorted(self._points):
+            if not self._keeps(known, limit):
+                failed = known
+                break
+            passed = known
+        while passed is None or failed is None:
+            rate = failed / FACTOR if failed else passed * FACTOR if passed else rate
+            if rate < 1e-3:
+                return None
+            if self._keeps(rate, limit):
+                passed = rate
+            else:
+                failed = rate
+        if failed / passed > FACTOR**0.6:
+            between = (passed * failed) ** 0.5
+            passed = between if self._keeps(between, limit) else passed
+        return passed
+
+    def _keeps(self, rate: float, limit: float) -> bool:
+        if rate not in self._points:
+            self._points[rate] = point = self._load.run(self._server, rate)
+            print(json.dumps({"way": self._way, **point}), flush=True)
+        point = self._points[rate]
+        return set(point["statuses"]) == {"200"} and bool(point["p95"] <= limit)
 
 
 def summary(
-    asked: argparse.Namespace, alone: dict[str, Any], limit: Any, best: dict[str, Any]
+    asked: argparse.Namespace, alone: dict[str, Any], best: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """What all came to."""
-    rates = {way: point["rate"] for way, point in best.items() if point is not None}
-    fastest = rates.get("continuous")
-    over = {f"over {way}": round(fastest / rates[way], 2) for way in rates} if fastest else {}
-    names = ("source", "new", "lengths", "rows", "seconds", "times")
-    return {
-        "bundle": asked.bundle.name,
-        **{name: getattr(asked, name) for name in names},
-        "alone": alone,
-        "limit": limit,
-        "requests a second": rates,
-        **over,
-    }
+    """What all came to, for each limit."""
+    names = ("source", "new", "lengths", "rows", "seconds")
+    limits = {}
+    for times, rates in best.items():
+        fastest = rates.get("continuous")
+        over = {f"over {way}": round(fastest / rate, 2) for way, rate in rates.items() if fastest}
+        limits[times] = {
+            "limit": round(float(times) * alone["p95"], 4),
+            "requests a second": {way: rate and round(rate, 2) for way, rate in rates.items()},
+            **over,
+        }
+    settings = {name: getattr(asked, name) for name in names}
+    return {"bundle": asked.bundle.name, **settings, "alone": alone, "times the 95th": limits}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,12 +37,14 @@ def main() -> int:
         print(f"There is no reader {', '.join(unknown)}; there are {', '.join(READERS)}.")
         return 2
     failed = 0
-    for name in options.readers or READERS:
-        if options.plain:
-            failed += _plain(name, READERS[name], options)
-            continue
-        command = [sys.executable, __file__, *sys.argv[1:], f"--child={name}"]
-        failed += subprocess.run(command).returncode != 0
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_memory()) as place:
+        os.environ["TMPDIR"] = tempfile.tempdir = place
+        for name in options.readers or READERS:
+            if options.plain:
+                failed += _plain(name, READERS[name], options)
+                continue
+            command = [sys.executable, __file__, *sys.argv[1:], f"--child={name}"]
+            failed += subprocess.run(command).returncode != 0
     return int(failed > 0)
 
 
@@ -134,7 +137,7 @@ def _plain(name: str, reader: Any, options: argparse.Namespace) -> int:
 
 def _trials(kind: Any, name: str, reader: Any) -> Any:
     """Trials whose first inputs are honest, so that what is imported by then is no input's."""
-    trials = kind(name, reader, Path(tempfile.mkdtemp(prefix="fuzz-", dir=_memory())))
+    trials = kind(name, reader, Path(tempfile.mkdtemp()))
     for data in _honest(name, reader):
         trials.warm(data)
     return trials

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -23,6 +24,9 @@ from typing import Any
 from crash_scenarios import SCENARIOS, Scenario
 from faulty_files import KINDS, TAKES_ROOM, Faults
 
+# Seconds after which a child that hangs is ended.
+_LONGEST = 300
+
 
 def in_child(work: Callable[[], Any]) -> tuple[str, Any]:
     """What a forked process says of some work: "done" and its answer, "raised", or "killed"."""
@@ -30,6 +34,7 @@ def in_child(work: Callable[[], Any]) -> tuple[str, Any]:
     pid = os.fork()
     if not pid:
         os.close(reading)
+        signal.alarm(_LONGEST)
         try:
             said = ("done", work())
         except BaseException as error:

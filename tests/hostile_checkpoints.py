@@ -100,6 +100,16 @@ def keras(change: Builder) -> Builder:
     return build
 
 
+def large_merges(directory: Path) -> Path:
+    """A vocabulary, and a gigabyte of merges that takes no place."""
+    directory = directory.with_suffix(".tokenizer")
+    directory.mkdir()
+    (directory / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2}))
+    with (directory / "merges.txt").open("wb") as file:
+        file.truncate(1 << 30)
+    return directory
+
+
 def bart_tokenizer(**model: object) -> dict[str, Any]:
     """A BART's tokenizer.json with another model."""
     level = {"type": "ByteLevel", "add_prefix_space": False}
@@ -198,6 +208,7 @@ CHECKPOINTS: Mapping[str, tuple[Builder, str]] = {
         "that is not in the vocabulary|has .* bytes",
     ),
     "tokenizer large": (tokenizer(b" " * (64 << 20)), "has 67108864 bytes"),
+    "merges large": (large_merges, "has 1073741824 bytes"),
     "tokenizer of half characters": (
         tokenizer(bart_tokenizer(vocab={"<s>": 0, "<pad>": 1, "</s>": 2, "\ud800": 3})),
         "surrogates not allowed",

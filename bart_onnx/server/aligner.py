@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bart_onnx.decoding import replay
 from bart_onnx.decoding.search import Hypothesis
-from bart_onnx.errors import DeadlineError, QueueFullError
+from bart_onnx.errors import DeadlineError, QueueFullError, SchedulerClosedError
 from bart_onnx.server.alignment_forms import Span, pieces, source_spans
 from bart_onnx.server.requests import Hypotheses
 from bart_onnx.text_generator import TextGenerator
@@ -36,11 +36,12 @@ class Aligner:
 
     Attributes:
         waiting: prompts whose alignments are asked for and not told.
+        closed: whether no other sequence is begun.
     """
 
     def __init__(self, lm: TextGenerator) -> None:
         self._lm, self._thread = lm, ThreadPoolExecutor(1, "alignments")
-        self.waiting = 0
+        self.waiting, self.closed = 0, False
         self._took = 0.0  # seconds, the last one
 
     @property
@@ -72,6 +73,7 @@ class Aligner:
         Raises:
             QueueFullError: more would wait.
             DeadlineError: it takes longer.
+            SchedulerClosedError: it was closed before its turn.
         """
         if self.waiting >= waiting:
             seconds = math.ceil(self._took * self.waiting)
@@ -95,8 +97,9 @@ class Aligner:
             self.waiting -= 1
 
     def close(self) -> None:
-        """Cancel what waits, and end the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Finish the sequence under way, and end the thread."""
+        self.closed = True
+        self._thread.shutdown()
 
     @property
     def _tokenizer(self) -> BartTokenizer:
@@ -104,7 +107,14 @@ class Aligner:
         return self._lm.preprocessor.tokenizer
 
     async def _in_turn(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        def unless_closed() -> T:
+            if self.closed:
+                raise SchedulerClosedError("Nothing is aligned any more; ask again elsewhere.")
+            return work()
+
+        if self.closed:  # then the thread takes nothing
+            return unless_closed()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, unless_closed)
 
     def _align(
         self, source: NDArray[np.int64], spans: Sequence[Span | None], found: Hypothesis

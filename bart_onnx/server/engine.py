@@ -24,8 +24,10 @@ from bart_onnx.server.waiting import Held, Waiting, soonest
 _CACHE_TOKENS = 32_768
 
 # Turns between two that encode, so that sources are encoded several at a time: alone, those of a
-# small model take three times as long.
+# small model take three times as long. But where so many would join for each that runs, they do not
+# wait for more.
 _PAUSE = 4
+_MANY = 0.3
 
 Clock = Callable[[], float]
 
@@ -40,8 +42,8 @@ class Limits:
             up to twice as many, so that it need not grow with each.
             None for what the runner says.
         rows: rows decoded together.
-        encoder_tokens: source tokens that are encoded in one go while rows run, which is every
-            fourth step at most; a longer source waits for so many gos as it is worth.
+        encoder_tokens: source tokens that are encoded for every four steps while rows run; a longer
+            source waits for as many steps as it is worth.
         waiting, waiting_tokens: requests that may wait, and tokens of their sources.
         static: whether rows join only when none runs, which is there to be compared with.
 
@@ -192,17 +194,20 @@ class Engine:
 
     def _taken(self) -> list[Ticket]:
         """Who is to be encoded now; they wait no longer."""
-        first = self._waiting.first()
+        first, limits, tokens = self._waiting.first(), self._limits, self.cache_tokens
         self._turns += 1
-        if first is None or (self._running and self._turns < _PAUSE):
+        if first is None:
             return []
-        limits, tokens = self._limits, self.cache_tokens
         if limits.static:
             return [] if self._running else self._waiting.take(Held(), tokens, limits.rows, tokens)
-        self._turns = 0
-        gained = limits.encoder_tokens
+        gained, running = limits.encoder_tokens, len(self._running)
         longest = max(gained, first.request.source_tokens)
-        self._allowance = min(self._allowance + gained, longest) if self._running else longest
+        share = -(-gained // _PAUSE)
+        self._allowance = min(self._allowance + share, longest) if running else longest
+        joining = min(len(self._waiting), limits.rows - running)
+        if self._turns < _PAUSE and joining < _MANY * running:
+            return []
+        self._turns = 0
         tickets = self._waiting.take(self._held(), tokens, limits.rows, self._allowance, gained)
         self._allowance -= sum(ticket.request.source_tokens for ticket in tickets)
         return tickets

@@ -36,7 +36,6 @@ def log_to_stderr() -> None:
     handler.setFormatter(JsonLines())
     # None of these is told, and each is asked of the system for every record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.logAsyncioTasks = False
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 

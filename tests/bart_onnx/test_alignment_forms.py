@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from bart_onnx.decoding import replay
 from bart_onnx.decoding.search import Hypothesis
-from bart_onnx.errors import DeadlineError
+from bart_onnx.errors import DeadlineError, SchedulerClosedError
 from bart_onnx.tokenizer import BartTokenizer
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed: no fastapi")
 import httpx2
 from fastapi.testclient import TestClient
 
+from bart_onnx.server.aligner import Aligner
 from bart_onnx.server.alignment_forms import clipped, pieces, source_spans
 from bart_onnx.server.app import create_app
 from bart_onnx.server.options import ServerOptions
@@ -275,15 +276,40 @@ def test_one_runs_at_a_time_others_wait_and_the_server_goes_on(models, monkeypat
     assert models[NAME].aligner.waiting == 0
 
 
-def test_who_waits_too_long_is_told(client, lm, models, monkeypatch):
-    (result,) = lm.generate(["onnx"], do_sample=False, return_dict=True)
+def found_of(lm, prompt):
+    """What `Aligner.aligned` is given of a prompt."""
+    (result,) = lm.generate([prompt], do_sample=False, return_dict=True)
     found = Hypothesis(result.ids, result.prompt_length, 0.0, "stop")
+    return prompt, result.source_ids, (found,)
+
+
+def test_who_waits_too_long_is_told(client, lm, models, monkeypatch):
     held = Held(monkeypatch)
     aligner = models[NAME].aligner
     try:
         with pytest.raises(DeadlineError, match=r"more than 0\.1 seconds; ask without them"):
-            asyncio.run(aligner.aligned("onnx", result.source_ids, (found,), 1, deadline=0.1))
+            asyncio.run(aligner.aligned(*found_of(lm, "onnx"), 1, deadline=0.1))
     finally:
         held.go.set()
     assert aligner.waiting == 0
     assert ask(client, "onnx").status_code == 200
+
+
+def test_what_waits_when_it_is_closed_is_told_so(lm, monkeypatch):
+    held, aligner, given = Held(monkeypatch), Aligner(lm), found_of(lm, "onnx")
+
+    async def run():
+        asked = [asyncio.ensure_future(aligner.aligned(*given, 9, 30)) for _ in range(3)]
+        while not held.running:
+            await asyncio.sleep(0.005)
+        closing = asyncio.ensure_future(asyncio.to_thread(aligner.close))
+        while not aligner.closed:
+            await asyncio.sleep(0.005)
+        held.go.set()
+        await closing
+        late = asyncio.ensure_future(aligner.aligned(*given, 9, 30))
+        return await asyncio.gather(*asked, late, return_exceptions=True)
+
+    first, *others = asyncio.run(asyncio.wait_for(run(), 60))
+    assert "".join(piece["text"] for piece in first[0]) == lm.generate("onnx", do_sample=False)
+    assert [type(each) for each in others] == [SchedulerClosedError] * 3

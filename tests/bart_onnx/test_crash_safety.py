@@ -60,7 +60,7 @@ def test_every_operation_of_every_kind(tmp_path, tiny_bundle, scenario, capsys):
     with capsys.disabled():
         print(f"\n{json.dumps(found)}")
     assert found["failures"] == []
-    assert set(found["states"]) == {"old", "new"}
+    assert found["states"]["old"] > 0
 
 
 FULL = """

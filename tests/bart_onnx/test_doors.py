@@ -151,6 +151,12 @@ def test_export_without_torch_prints_the_command(golden, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_bundle_is_verified_without_builders():
+    done = run("bart_onnx.verify", "bart_tiny_en_g2p", "--run", without_builders=True)
+    assert done.returncode == 0, done.stderr
+    assert "alone and together the same to the last bit" in done.stdout
+
+
 def test_export_prints_the_directory(golden, tmp_path):
     done = run("bart_onnx.export", "--preset", golden / "hf_checkpoint", "--output", tmp_path / "b")
     assert done.returncode == 0, done.stderr

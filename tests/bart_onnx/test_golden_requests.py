@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,29 @@ def test_they_are_what_the_script_writes(bundle, monkeypatch):
     for one, other in zip(again.requests, ours.requests, strict=True):
         assert dataclasses.replace(one, log_probs=()) == dataclasses.replace(other, log_probs=())
         np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("generation_config", "least"),
+    [
+        ({"num_return_sequences": 3, "num_beams": 4, "min_length": 20, "do_sample": True}, 5),
+        ({"forced_eos_token_id": 2, "no_repeat_ngram_size": 2, "length_penalty": 2.0}, 5),
+        ({"num_beam_groups": 2}, 0),
+    ],
+)
+def test_whatever_the_generation_config_asks(bundle, model, generation_config, least):
+    from exporters.golden import add_golden
+
+    (bundle / "generation_config.json").write_text(json.dumps(generation_config))
+    resealed(bundle)
+    count = add_golden(bundle, ("banana", "onnx", "throughput"))
+    assert count >= least if least else count == 0
+    opened = Bundle.open(bundle)
+    golden = Golden.of(opened)
+    assert (golden is None) == (least == 0)
+    if golden is not None:
+        own = Model(OrtRunner(opened), model.preprocessor)
+        assert replay(golden, decoder(own)).differences == ()
 
 
 def another_token(content):
@@ -290,8 +313,19 @@ def test_weights_that_are_not_finite_are_named_at_export(tmp_path, value, precis
         export_checkpoint(checkpoint, tmp_path / "bundle", precision)
 
 
+@pytest.fixture(scope="module")
+def traced_once():
+    """Graphs of a config are traced once, for whatever precision."""
+    from exporters import trace
+
+    traced = cache(trace.master_graph)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "master_graph", lambda *graph: traced(*graph).clone())
+        yield
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_overflow_is_refused_even_where_loss_is_accepted(tmp_path, precision):
+def test_overflow_is_refused_even_where_loss_is_accepted(tmp_path, traced_once, precision):
     from tiny_models import VARIANTS, random_checkpoint
 
     from exporters.assembly import build

@@ -42,7 +42,7 @@ def idle_after(server):
     """Seconds until nothing is under way or waits."""
     began = time.monotonic()
     while any(loads(server)):
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 120
     return time.monotonic() - began
 
 

@@ -118,6 +118,7 @@ VULNERABILITIES: Mapping[str, tuple[str, ...]] = {
         "tokenizer of lists",
         "tokenizer of merges",
         "tokenizer large",
+        "merges large",
         "manifest large",
         "manifest deep",
         "manifest of objects",

@@ -78,7 +78,7 @@ def streamed(answer):
     return "".join(json.loads(event)["choices"][0]["text"] for event in events)
 
 
-def both_there(timeout=60.0):
+def both_there(timeout=180.0):
     """Seconds until Ray says that two replicas run."""
     from ray import serve
 

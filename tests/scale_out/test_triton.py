@@ -134,6 +134,45 @@ def test_what_cannot_be_answered_is_said(server):
     assert post(server, f"/v2/models/{NAME}/generate", text_input="x")[0] == 200
 
 
+def stream_many(server, answers):
+    """A gRPC client that has asked for much."""
+    from tritonclient.grpc import InferenceServerClient, InferInput
+
+    client = InferenceServerClient(server.grpc_address)
+    client.start_stream(lambda result, error: answers.append(error))
+    texts = [f"{word}{number}" for word in WORDS for number in range(4)]
+    given = InferInput("text_input", [len(texts)], "BYTES")
+    given.set_data_from_numpy(np.array([text.encode() for text in texts], np.object_))
+    asked = {"num_beams": 8, "min_tokens": 50, "max_tokens": 60}
+    for _ in range(3):
+        client.async_stream_infer(f"{NAME}_stream", [given], parameters=asked)
+    return client
+
+
+def test_a_client_that_leaves_by_grpc_frees_its_rows(server, lm, capsys):
+    answers: list[Exception | None] = []
+    began = time.monotonic()
+    client = stream_many(server, answers)
+    client.stop_stream()  # waits for all
+    whole = time.monotonic() - began
+    client.close()
+    assert answers == [None] * 3
+    answers.clear()
+    client = stream_many(server, answers)
+    time.sleep(whole / 10)
+    client.stop_stream(cancel_requests=True)
+    client.close()
+    began = time.monotonic()
+    # It came last, and would wait for all that is before it.
+    status, body = post(server, f"/v2/models/{NAME}/generate", text_input="onnx", num_beams=16)
+    seconds = time.monotonic() - began
+    assert (status, json.loads(body)["text_output"]) == (200, lm.generate("onnx", num_beams=16))
+    assert None not in answers
+    assert seconds < whole / 2
+    with capsys.disabled():
+        print(f"\nTriton: a client left {whole:.1f} s of work; the next answer in {seconds:.2f} s")
+
+
 def test_sigterm_under_load_loses_nothing(repository, tmp_path, lm):
     server = TritonServer(repository, tmp_path)
     expected = lm.generate("summarization", num_beams=8)

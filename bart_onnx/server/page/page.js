@@ -153,7 +153,7 @@ function show(text, source, choice, usage) {
   at("read").textContent = many(usage.prompt_tokens, "token");
   at("written").textContent = many(usage.completion_tokens, "token");
   at("copying").hidden = drawn.words < 2;
-  at("copied").textContent = `${drawn.copied} of ${many(drawn.words, "word")}`;
+  at("copied").textContent = `${drawn.copied.toLocaleString("en")} of ${many(drawn.words, "word")}`;
   at("figures").hidden = false;
   at("origin").hidden = !drawn.units;
 }

@@ -151,7 +151,7 @@ def _check_format(directory: Path, manifest: Mapping[str, Any]) -> None:
             remedy = "Upgrade bart_onnx, or export the checkpoint with this version."
         raise BundleFormatError(
             f"{directory} has bundle format {version}, written by bart_onnx "
-            f"{manifest.get('bart_onnx_version')}; this version reads format {FORMAT_VERSION}. "
+            f"{manifest.get('bart_onnx_version')!s:.40}; this version reads format {FORMAT_VERSION}. "
             f"{remedy}"
         )
 
@@ -165,7 +165,7 @@ def _check_fields(directory: Path, manifest: Mapping[str, Any]) -> None:
     check_entries(directory, manifest, AGAIN)
     for name, file in manifest["graphs"].items():
         if not isinstance(file, str):
-            raise BundleError(f"{directory / MANIFEST}: graph {name!r} names no file. {AGAIN}")
+            raise BundleError(f"{directory / MANIFEST}: graph {name!r:.200} names no file. {AGAIN}")
 
 
 def _view(
@@ -178,14 +178,14 @@ def _view(
         strides = tuple(4 * _whole(stride) for stride in entry["strides"])
         dtype, size = entry["dtype"], _whole(files[file]["size"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"The manifest's entry of {name!r} is damaged: {error!r}") from None
+        raise BundleError(f"The manifest's entry of {name!r:.200} is damaged: {error!r:.200}") from None
     sound = dtype == "float32" and 0 < len(shape) == len(strides) <= 8 and offset >= 0
     sound = sound and min(shape) >= 1 and 4 * math.prod(shape) <= size
     sound = sound and min(strides) >= 0 and max(strides) <= size
     steps = zip(shape, strides, strict=False)
     last = offset + sum((count - 1) * stride for count, stride in steps) + 4
     if not sound or last > size:
-        raise BundleError(f"The manifest's entry of {name!r} lies outside {file}.")
+        raise BundleError(f"The manifest's entry of {name!r:.200} lies outside {file!s:.200}.")
     mapped = np.memmap(directory / plain(file), np.uint8, mode="r")
     return np.ndarray(shape, np.float32, mapped, offset, strides)
 

@@ -78,7 +78,7 @@ class Golden:
             requests = tuple(_request(each) for each in content["requests"])
             tolerance = float(content["tolerance"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise BundleError(f"{path} holds no golden requests: {error!r}. {AGAIN}") from None
+            raise BundleError(f"{path} holds no golden requests: {error!r:.300}. {AGAIN}") from None
         if not 0 <= tolerance < math.inf or not 1 <= len(requests) <= _MOST_REQUESTS:
             raise BundleError(
                 f"{path} has {len(requests)} requests and a tolerance of {tolerance}; expected 1 "
@@ -95,7 +95,7 @@ def _request(values: Mapping[str, Any]) -> GoldenRequest:
     options = dict(values["options"])
     unknown = sorted(set(options) - set(OPTION_NAMES))
     if unknown:
-        raise ValueError(f"there is no option {', '.join(unknown)}")
+        raise ValueError(f"there is no option {', '.join(unknown):.200}")
     request = GoldenRequest(
         tuple(map(int, values["source_ids"])),
         options,

@@ -97,7 +97,7 @@ def check_entries(directory: Path, manifest: Mapping[str, Any], remedy: str) -> 
         raise BundleError(f"{directory / MANIFEST} has no table 'files'. {remedy}")
     for name, file in files.items():
         if not isinstance(file, dict) or not isinstance(file.get("size"), int):
-            raise BundleError(f"{directory / MANIFEST}: file {name!r} has no size. {remedy}")
+            raise BundleError(f"{directory / MANIFEST}: file {name!r:.200} has no size. {remedy}")
         plain(name)
 
 
@@ -110,7 +110,7 @@ def plain(name: str) -> str:
     path = PurePosixPath(name)
     inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name
     if not inside or not path.parts or "\0" in name or len(name) > 200:
-        raise BundleError(f"The manifest names a file outside the bundle: {name!r}.")
+        raise BundleError(f"The manifest names a file outside the bundle: {name!r:.200}.")
     return name
 
 

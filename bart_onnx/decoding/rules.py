@@ -293,7 +293,7 @@ def _grown(factor: float, length: int) -> Callable[[ScoreArray], ScoreArray]:
 
 
 def _each_once(token_ids: Iterable[int]) -> NDArray[np.int64]:
-    return np.unique(np.array(list(token_ids), np.int64))
+    return np.array(sorted(set(token_ids)), np.int64)
 
 
 def _check_ids(options: DecodingOptions, vocabulary_size: int) -> None:

@@ -72,8 +72,9 @@ def create_app(
 def _add_routes(
     app: FastAPI, replies: Replies, health: Health, options: ServerOptions, figures: Figures
 ) -> None:
-    app.include_router(health_routes(health, figures if options.metrics else None))
+    # They are tried in this order: the busiest first.
     app.include_router(completion_routes(replies))
+    app.include_router(health_routes(health, figures if options.metrics else None))
     app.include_router(open_inference_routes(replies, health))
     app.include_router(hugging_face_routes(replies))
     if options.page:

@@ -6,6 +6,7 @@ It is plain ASGI: starlette's `BaseHTTPMiddleware` would hide from routes that a
 from __future__ import annotations
 
 import hmac
+import itertools
 import logging
 import re
 import time
@@ -24,6 +25,9 @@ _log = logging.getLogger(__name__)
 
 _ID_HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Ids of this process. A random one for each request would ask the system, and wait for the thread
+# that computes to hand the interpreter back.
+_OWN, _numbers = uuid.uuid4().hex[:16], itertools.count(1)
 #: For whoever runs the server; probes have no key.
 OPEN_PATHS = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 # Of these nobody asks a key: the page holds no data, and sends one with what it asks.
@@ -118,7 +122,7 @@ class _Exchange:
         self.status: int | None = None
         self.began = time.monotonic()
         given = Headers(scope=scope).get(_ID_HEADER, "")
-        self.request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = given if _ID.fullmatch(given) else f"{_OWN}-{next(_numbers)}"
         scope.setdefault("state", {})["request_id"] = self.request_id
 
     async def send(self, message: Message) -> None:

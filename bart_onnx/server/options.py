@@ -26,6 +26,7 @@ _LONG_INPUTS = tuple(each for each in get_args(LongInput) if each != "split")
 
 _BATCHINGS = ("continuous", "static")
 
+_LARGEST_FILE, _MOST_BRACKETS = 1 << 14, 100
 # An int beyond it is no float.
 _LARGEST = 1e300
 # Anchors make a value of few lines larger than any memory, once it is written out.
@@ -181,16 +182,24 @@ def _of_file(path: Path) -> Mapping[str, Any]:
             f'{path} needs PyYAML, which is not installed; run pip install "bart_onnx[serve]".'
         ) from error
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(_text_of(path))
     except (OSError, UnicodeDecodeError) as error:
         raise MissingFileError(f"{path} cannot be read: {error}.") from error
     except Exception as error:  # PyYAML raises what Python does at a value that its tag denies
-        raise InputError(f"{path} is not YAML: {error}.") from error
+        raise InputError(f"{path} is not YAML: {error!s:.300}.") from error
     kinds = {field.name: field.type for field in dataclasses.fields(ServerOptions)}
     if not isinstance(found, Mapping) or not set(found) <= set(kinds):
         unknown = sorted(map(str, set(found) - set(kinds))) if isinstance(found, Mapping) else found
         raise InputError(f"{path} must hold options by name, found {_SHOWN.repr(unknown)}.")
     return {name: _of_yaml(f"{name} in {path}", kinds[name], found[name]) for name in found}
+
+
+def _text_of(path: Path) -> str:
+    """The file's text, if it is no more than options take: PyYAML reads "[[[[..." for minutes."""
+    text = path.read_text(encoding="utf-8")
+    if len(text) > _LARGEST_FILE or sum(map(text.count, "[{?")) > _MOST_BRACKETS:
+        raise ValueError("options are shorter, and not nested")
+    return text
 
 
 def _of_yaml(name: str, kind: Any, value: Any) -> Any:

@@ -124,18 +124,19 @@ def merge_pairs(merges: Sequence[str], vocabulary: Mapping[str, int]) -> list[tu
         parts = rule.split(" ")
         if len(parts) != 2 or not all(parts):
             raise InputError(
-                f"Merge rule {index} must be two tokens with one blank between, found {rule!r:.200}."
+                f"Merge rule {index} must be two tokens with one blank between, found "
+                f"{rule!r:.200}."
             )
         left, right = parts
         if left not in vocabulary or right not in vocabulary:
             raise InputError(
-                f"Merge rule '{rule:.200}' contains token '{left:.80}' or '{right:.80}' that is not in the "
-                "vocabulary. Pass the vocabulary and merges of one tokenizer."
+                f"Merge rule '{rule:.200}' contains token '{left:.80}' or '{right:.80}' that is "
+                "not in the vocabulary. Pass the vocabulary and merges of one tokenizer."
             )
         if left + right not in vocabulary:
             raise InputError(
-                f"Merge rule '{rule:.200}' makes token '{left + right:.200}' that is not in the vocabulary. "
-                "Pass the vocabulary and merges of one tokenizer."
+                f"Merge rule '{rule:.200}' makes token '{left + right:.200}' that is not in the "
+                "vocabulary. Pass the vocabulary and merges of one tokenizer."
             )
         pairs.append((left, right))
     return pairs

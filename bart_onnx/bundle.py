@@ -151,8 +151,8 @@ def _check_format(directory: Path, manifest: Mapping[str, Any]) -> None:
             remedy = "Upgrade bart_onnx, or export the checkpoint with this version."
         raise BundleFormatError(
             f"{directory} has bundle format {version}, written by bart_onnx "
-            f"{manifest.get('bart_onnx_version')!s:.40}; this version reads format {FORMAT_VERSION}. "
-            f"{remedy}"
+            f"{manifest.get('bart_onnx_version')!s:.40}; this version reads format "
+            f"{FORMAT_VERSION}. {remedy}"
         )
 
 
@@ -178,7 +178,9 @@ def _view(
         strides = tuple(4 * _whole(stride) for stride in entry["strides"])
         dtype, size = entry["dtype"], _whole(files[file]["size"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"The manifest's entry of {name!r:.200} is damaged: {error!r:.200}") from None
+        raise BundleError(
+            f"The manifest's entry of {name!r:.200} is damaged: {error!r:.200}"
+        ) from None
     sound = dtype == "float32" and 0 < len(shape) == len(strides) <= 8 and offset >= 0
     sound = sound and min(shape) >= 1 and 4 * math.prod(shape) <= size
     sound = sound and min(strides) >= 0 and max(strides) <= size

@@ -142,7 +142,7 @@ def check_file(
     found = file_sha256(path)
     if found != expected.get("sha256"):
         raise BundleDamagedError(
-            f"{path} has sha256 {found}; the manifest says {expected.get('sha256')}. {remedy}"
+            f"{path} has sha256 {found}; the manifest says {expected.get('sha256')!s:.80}. {remedy}"
         )
 
 

@@ -112,14 +112,18 @@ def _guided(atheris: Any, name: str, reader: Any, options: argparse.Namespace) -
 
 
 def _plain(name: str, reader: Any, options: argparse.Namespace) -> int:
-    """Try honest inputs, those that were kept, and both with random changes."""
-    from fuzz_mutations import mutants
+    """Try honest inputs, those that were kept, large ones, and all with random changes."""
+    from fuzz_mutations import large, mutants
     from fuzz_trial import TrialError, Trials
 
     honest = _honest(name, reader)
     trials = _trials(Trials, name, reader)
     started = time.monotonic()
-    inputs = chain(honest, mutants(honest, reader.words, options.seed))
+    inputs = chain(
+        honest,
+        large(reader.seeds(), reader.words),
+        mutants(honest, reader.words, options.seed),
+    )
     for data in islice(inputs, options.inputs):
         try:
             trials.try_input(data)

@@ -7,6 +7,23 @@ from collections.abc import Iterator, Sequence
 
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, (1 << 63) - 1)
 _LONGEST = 1 << 14
+_LARGE = 60_000
+_SIGNS = (
+    b" ",
+    b"a",
+    b"0",
+    b"\0",
+    b'"',
+    b"\\",
+    b"[",
+    b"{",
+    b"- ",
+    b"? ",
+    b"a: ",
+    b"[],",
+    b'{"":0},',
+)
+_SIGNS += (b"!", b"&a *a ", b"a b\n", b"\xff", "\N{GRINNING FACE}".encode())
 
 
 def mutants(seeds: Sequence[bytes], words: Sequence[bytes], seed: int) -> Iterator[bytes]:
@@ -17,6 +34,17 @@ def mutants(seeds: Sequence[bytes], words: Sequence[bytes], seed: int) -> Iterat
         for _ in range(draw.choice((1, 1, 2, 2, 3, 5, 8))):
             _changed(draw, data, seeds, words)
         yield bytes(data[:_LONGEST])
+
+
+def large(seeds: Sequence[bytes], words: Sequence[bytes]) -> Iterator[bytes]:
+    """Each word and sign of a format, over and over, alone and within honest inputs: 60 kB."""
+    for word in (*_SIGNS, *words):
+        body = (word * (_LARGE // len(word) + 1))[:_LARGE]
+        yield body
+        for seed in seeds:
+            middle = len(seed) // 2
+            yield seed[:-1] + body
+            yield seed[:middle] + body + seed[middle:]
 
 
 def _changed(

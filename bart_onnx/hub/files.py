@@ -81,7 +81,7 @@ def keras_shards(uri: object, index: Mapping[str, Any]) -> list[str]:
 
 def some(names: Collection[str], limit: int = 12) -> str:
     """Names for a message."""
-    shown = ", ".join(repr(name) for name in sorted(names)[:limit])
+    shown = ", ".join(f"{name!r:.200}" for name in sorted(names)[:limit])
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (shown + more) or "no files"
 

@@ -22,6 +22,8 @@ B = TypeVar("B", bound=BaseModel)
 _NO_MORE = 1 << 31
 Count = Annotated[int, Field(ge=1, lt=_NO_MORE)]
 Natural = Annotated[int, Field(ge=0, lt=_NO_MORE)]
+# As Triton's and others' clients have it: 64 bits without a sign.
+Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
 #: Of a field that is an object: null is one with nothing in it.
 NULL_IS_EMPTY = BeforeValidator(lambda given: {} if given is None else given)
 Prompt: TypeAlias = str | list[str] | list[Natural] | list[list[Natural]]
@@ -49,6 +51,15 @@ EXTENSIONS = {
 }
 
 
+# What the library calls what clients know otherwise.
+_WORDS: Mapping[str, str] = {
+    "add do_sample=True": "set a temperature above 0",
+    "encoder_text row": "prompt",
+    "encoder_sequence_length is": "the most that is read is",
+    "raise encoder_sequence_length up to the model's positions, or pass": "or send",
+}
+
+
 class StreamOptions(BaseModel):
     """What a stream tells besides."""
 
@@ -72,7 +83,7 @@ class CompletionRequest(BaseModel):
     max_tokens: Count | None = None
     n: Count | None = None
     presence_penalty: float | None = None
-    seed: Natural | None = None
+    seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=_MOST_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -175,17 +186,24 @@ def _refusal(error: ValidationError, called: Mapping[str, str]) -> Refusal:
     # Of a field that may be of several types: what is wrong with the one that it is of.
     of_field = [each for each in faults if each["loc"][:1] == faults[0]["loc"][:1]]
     first = next((each for each in of_field if not each["type"].endswith("_type")), faults[0])
-    parts = [called.get(str(each), str(each)) for each in first["loc"]]
+    parts = [called.get(str(each), str(each)) for each in first["loc"] if _is_a_clients(each)]
     told = "There is no such field" if first["type"] == "extra_forbidden" else first["msg"]
     param = parts[0] if parts else None
     return Refusal(400, f"{'.'.join(parts) or 'The body':.200}: {told}.", param=param)
 
 
+def _is_a_clients(part: int | str) -> bool:
+    """Whether a part of a place is a field or an index, and no name of a type that it may have."""
+    return isinstance(part, int) or (part.isidentifier() and part not in ("str", "int", "bool"))
+
+
 def in_clients_words(error: InputError) -> Exception:
     """What the library refuses, said with the names of the request's fields."""
+    message = str(error)
+    for own, theirs in _WORDS.items():
+        message = message.replace(own, theirs)
     if isinstance(error, InputTooLongError):
-        return error
-    message = str(error).replace("add do_sample=True", "set a temperature above 0")
+        return Refusal(400, message, param="prompt", code="context_length_exceeded")
     for name, own in EXTENSIONS.items():
         message = re.sub(rf"\b{own}\b", name, message)
     first = re.search(rf"\b({'|'.join(EXTENSIONS)})\b", message)
@@ -206,6 +224,8 @@ def check_request(asked: CompletionRequest, limits: ServerOptions) -> None:
         raise Refusal(400, "stream_options is for streams; add stream.", param="stream_options")
     if not asked.draws and asked.temperature is None and (asked.top_p or 1.0) < 1.0:
         raise Refusal(400, "top_p is of drawn tokens; add a temperature.", param="top_p")
+    if not asked.draws and asked.temperature is None and asked.top_k:
+        raise Refusal(400, "top_k is of drawn tokens; add a temperature.", param="top_k")
     if count > 1 and not asked.draws and asked.temperature is not None and not asked.num_beams:
         raise Refusal(
             400,
@@ -231,7 +251,10 @@ def check_neutral(given: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...
         Refusal: 400; something does.
     """
     for name, values in neutral.items():
-        if given.get(name) not in values:
+        # 1 is True to Python, and not to a client.
+        if (type(given.get(name)) is bool, given.get(name)) not in [
+            (type(each) is bool, each) for each in values
+        ]:
             raise Refusal(400, f"{name} is not supported here; leave it out.", param=name)
 
 

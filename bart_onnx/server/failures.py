@@ -100,17 +100,14 @@ def _of_hugging_face(failure: Failure) -> tuple[int, dict[str, Any]]:
     return status, {"error": failure.message, "error_type": kind}
 
 
-# By what a path begins with; the first that fits.
-_FORMS: Mapping[str, Form] = {
-    "/v2": _of_open_inference,
-    "/models": _of_hugging_face,
-    "": _of_openai,
-}
+# By what a path begins with.
+_FORMS: Mapping[str, Form] = {"/v2": _of_open_inference, "/models": _of_hugging_face}
 
 
 def form_of(path: str) -> Form:
-    """The form of errors of a path."""
-    return next(form for start, form in _FORMS.items() if f"{path}/".startswith(f"{start}/"))
+    """The form of errors of a path: OpenAI's, where no other is known."""
+    fitting = (form for start, form in _FORMS.items() if f"{path}/".startswith(f"{start}/"))
+    return next(fitting, _of_openai)
 
 
 def failure_of(error: Exception) -> Failure:
@@ -152,7 +149,8 @@ async def answer_failure(request: Request, error: Exception) -> Response:
         return Failure(error.status_code, message, headers=error.headers or {}).response(path)
     failure = failure_of(error)
     if failure.status == 500:
-        _log.error("A request failed.", exc_info=error)
+        whose = {"request_id": request.state.request_id}
+        _log.error("A request failed.", exc_info=error, extra=whose)
     return failure.response(path)
 
 

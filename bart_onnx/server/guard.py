@@ -23,6 +23,8 @@ from bart_onnx.server.page import PAGE_PATHS
 
 _log = logging.getLogger(__name__)
 
+# A client may call a method what it likes.
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _ID_HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Ids of this process. A random one for each request would ask the system, and wait for the thread
@@ -63,11 +65,7 @@ class Guard:
         exchange = _Exchange(scope, send)
         self._lifetime.begin()
         try:
-            refused = self._refused(scope)
-            if refused is not None:
-                await refused.response(scope["path"])(scope, receive, exchange.send)
-            else:
-                await self._served(scope, receive, exchange)
+            await self._served(scope, receive, exchange)
         finally:
             self._lifetime.end()
             self._noted(exchange)
@@ -79,8 +77,9 @@ class Guard:
             return None
         given = Headers(scope=scope).get("Authorization", "")
         kind, _, key = given.partition(" ")
-        # Headers are read as latin-1, whatever their bytes mean.
-        found = key.strip().encode("latin-1")
+        # Headers are read as latin-1, whatever their bytes mean; so they are bytes before they are
+        # stripped of what HTTP calls white space.
+        found = key.encode("latin-1").strip(b" \t")
         # All are compared, whichever fits, so that the time tells nothing.
         fits = [hmac.compare_digest(found, own) for own in self._keys]
         if kind.lower() == "bearer" and any(fits):
@@ -91,7 +90,9 @@ class Guard:
 
     async def _served(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
         try:
-            await self._app(scope, receive, exchange.send)
+            refused = self._refused(scope)
+            app = self._app if refused is None else refused.response(scope["path"])
+            await app(scope, receive, exchange.send)
         except Exception as error:  # a client is told that it failed, and the log how
             _log.exception("A request failed.", extra={"request_id": exchange.request_id})
             if exchange.status is None:
@@ -102,11 +103,11 @@ class Guard:
         seconds = time.monotonic() - exchange.began
         # What a client wrote is no name of a figure.
         route = exchange.scope["path"] if exchange.scope["path"] in self._paths else "unmatched"
-        status = exchange.status or CLIENT_GONE
+        status, method = exchange.status or CLIENT_GONE, exchange.scope["method"]
         self._figures.answered(route, status, seconds)
         told = {
             "request_id": exchange.request_id,
-            "method": exchange.scope["method"],
+            "method": method if method in _METHODS else "other",
             "route": route,
             "status": status,
             "seconds": round(seconds, 6),

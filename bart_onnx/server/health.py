@@ -17,6 +17,8 @@ from bart_onnx.server.lifetime import Lifetime
 from bart_onnx.server.metrics import Figures
 from bart_onnx.server.served import ServedModel
 
+# Some probes ask for the head alone.
+_PROBED_BY = ["GET", "HEAD"]
 # So many failures of an engine in a row are its own and not a request's.
 _MOST_FAULTS = 3
 
@@ -69,11 +71,11 @@ def health_routes(health: Health, figures: Figures | None) -> APIRouter:
 
     for prefix in ("/health", "/v2/health"):
 
-        @router.get(f"{prefix}/live")
+        @router.api_route(f"{prefix}/live", methods=_PROBED_BY)
         async def live() -> Response:
             return health.answer(health.live)
 
-        @router.get(f"{prefix}/ready")
+        @router.api_route(f"{prefix}/ready", methods=_PROBED_BY)
         async def ready() -> Response:
             return health.answer(health.ready)
 

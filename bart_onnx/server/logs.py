@@ -7,13 +7,14 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
-from types import TracebackType
 
 _TOLD = ("request_id", "method", "route", "status", "seconds")
 
 
 class JsonLines(logging.Formatter):
-    """A record as JSON. Of an exception its type and where it was raised: its message may quote."""
+    """A record as JSON. Of an exception, and of what caused it, it tells the type and where it was
+    raised, and no message: that may quote a client.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
@@ -24,9 +25,8 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         told |= {name: vars(record)[name] for name in _TOLD if name in vars(record)}
-        if record.exc_info and record.exc_info[0] is not None:
-            told["error"] = record.exc_info[0].__name__
-            told["where"] = _frames(record.exc_info[2])
+        if record.exc_info and record.exc_info[1] is not None:
+            told |= _fault(record.exc_info[1])
         return json.dumps(told, ensure_ascii=False, default=str)
 
 
@@ -39,5 +39,8 @@ def log_to_stderr() -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 
-def _frames(trace: TracebackType | None) -> list[str]:
-    return [f"{each.filename}:{each.lineno} {each.name}" for each in traceback.extract_tb(trace)]
+def _fault(error: BaseException) -> dict[str, object]:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [f"{each.filename}:{each.lineno} {each.name}" for each in frames]
+    told: dict[str, object] = {"error": type(error).__name__, "where": where}
+    return told if error.__cause__ is None else {**told, "cause": _fault(error.__cause__)}

@@ -79,13 +79,13 @@ class ServerOptions:
         "seconds without a turn of an engine that has something to do, after which /health/live "
         "fails; longer than the model reads its longest source",
     )
-    body_bytes: int = _option(4 * 2**20, "the largest body")
+    body_bytes: int = _option(4 * 2**20, "the largest body, as it comes and inflated")
     characters: int = _option(400_000, "the longest prompts of a request, together")
     prompts: int = _option(32, "prompts of a request")
     sequences: int = _option(16, "beams, or sequences, of a prompt")
     metrics: bool = _option(True, "whether there is /metrics")
     page: bool = _option(True, "whether there is the page at /")
-    drain_delay: float = _option(5.0, "seconds between SIGTERM and the listener's end")
+    drain_delay: float = _option(5.0, "seconds after SIGTERM that new requests are told so for")
     drain_timeout: float = _option(30.0, "seconds that requests under way have after that")
 
     def __post_init__(self) -> None:
@@ -103,8 +103,8 @@ class ServerOptions:
         _check_known("long_input", self.long_input, _LONG_INPUTS)
         _check_known("precision", self.precision, PRECISIONS)
         _check_known("batching", self.batching, _BATCHINGS)
-        if not all(key.strip() for key in self.api_key):
-            raise InputError("An api_key is blank, which would let anyone in; leave it out.")
+        for key in self.api_key:
+            _check_key(key)
         self._check_presets()
 
     @property
@@ -113,7 +113,7 @@ class ServerOptions:
         return {served_name(preset): preset for preset in self.preset}
 
     def _check_presets(self) -> None:
-        if not self.preset:
+        if not self.preset or not all(self.names):
             raise InputError("There is nothing to serve; name a model with --preset.")
         if len(self.names) < len(self.preset):
             raise InputError(
@@ -165,7 +165,8 @@ def read_options(flags: argparse.Namespace, environment: Mapping[str, str]) -> S
     values = dict(_of_file(Path(path))) if path else {}
     for field in dataclasses.fields(ServerOptions):
         name = f"{PREFIX}{field.name.upper()}"
-        if environment.get(name):
+        # What is set to nothing is as good as unset; but no key must not mean that anyone may ask.
+        if environment.get(name) or (name in environment and field.type == "tuple[str, ...]"):
             values[field.name] = _read(name, field.type, environment[name])
         given = getattr(flags, field.name)
         if given is not None:
@@ -228,7 +229,10 @@ def _read(name: str, kind: Any, value: Any) -> Any:
 
 
 def _texts(value: str) -> tuple[str, ...]:
-    return tuple(each.strip() for each in value.split(",") if each.strip())
+    texts = tuple(each.strip() for each in value.split(",") if each.strip())
+    if not texts:
+        raise ValueError("nothing is between the commas")
+    return texts
 
 
 _BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -245,6 +249,15 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
 def _check_least(name: str, value: float | None, least: int) -> None:
     if value is not None and not least <= value < math.inf:
         raise InputError(f"{name} must be at least {least} and finite, found {value}.")
+
+
+def _check_key(key: str) -> None:
+    """That a client can send it: a header holds no control characters, and is stripped."""
+    if not key or key != key.strip() or not key.isprintable():
+        raise InputError(
+            "An api_key is blank, begins or ends with white space, or holds what no header can "
+            "carry; nobody could send it. Correct it, or leave it out."
+        )
 
 
 def _check_known(name: str, value: str, known: Sequence[str]) -> None:

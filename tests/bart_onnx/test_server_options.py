@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_used(tmp_path, content, says):
         (("--preset", "a", "--rows", "0"), "rows must be at least 1"),
         (("--preset", "a", "--deadline", "0"), "deadline must be above 0"),
         (("--preset", "a", "--stall", "0"), "stall must be above 0"),
-        (("--preset", "a", "--api-key", " "), "would let anyone in"),
+        (("--preset", "a", "--api-key", " "), "nobody could send it"),
         (("--preset", "a", "--long-input", "split"), "one of error, truncate"),
         (("--preset", "a", "--port", "x"), "--port must be int, found 'x'"),
     ],
@@ -120,6 +120,14 @@ def test_options_that_cannot_be(flags, says, capsys, monkeypatch):
 def test_values_of_the_environment_are_read_strictly():
     with pytest.raises(InputTypeError, match="BART_ONNX_OFFLINE must be bool, found 'maybe'"):
         read("--preset", "a", BART_ONNX_OFFLINE="maybe")
+
+
+@pytest.mark.parametrize("value", ["", " ", ",", " , "])
+def test_keys_that_are_set_to_nothing_do_not_open_the_server(value, tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("api_key: secret")
+    with pytest.raises(InputTypeError, match="BART_ONNX_API_KEY must be"):
+        read("--preset", "a", "--config", str(path), BART_ONNX_API_KEY=value)
 
 
 def test_presets_are_served_by_the_last_part_of_their_place():

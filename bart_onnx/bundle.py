@@ -32,6 +32,7 @@ from bart_onnx.sealed import (
     check_file,
     plain,
     read_json,
+    readable,
     sealed_manifest,
 )
 from bart_onnx.weights import weight_shapes
@@ -137,8 +138,13 @@ class Bundle:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a directory holds an exported bundle, damaged or not."""
-    return (path / MANIFEST).is_file()
+    """Whether a directory holds an exported bundle, damaged or not.
+
+    Raises:
+        BundleError: nobody may look into it.
+    """
+    with readable(path):
+        return (path / MANIFEST).is_file()
 
 
 def _check_format(directory: Path, manifest: Mapping[str, Any]) -> None:

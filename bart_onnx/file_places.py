@@ -20,7 +20,7 @@ def fault_of(directory: Path, name: str) -> str | None:
     try:
         target = path.resolve(strict=True)
         mode = target.stat().st_mode
-        roots = _roots(directory.resolve(strict=True))
+        roots = [root := directory.resolve(strict=True), *_stores(root)]
     except FileNotFoundError:
         return "is a link to a file that is not there" if path.is_symlink() else "is not there"
     except (OSError, RuntimeError, ValueError) as error:
@@ -32,10 +32,20 @@ def fault_of(directory: Path, name: str) -> str | None:
     return None
 
 
-def _roots(directory: Path) -> list[Path]:
+def is_stored(directory: Path, name: str) -> bool:
+    """Whether a file of a snapshot in Hugging Face's cache lies where that keeps its files."""
+    try:
+        target = (directory / name).resolve(strict=True)
+        stores = _stores(directory.resolve(strict=True))
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return any(target.is_relative_to(store) for store in stores)
+
+
+def _stores(directory: Path) -> list[Path]:
     # <cache>/models--org--name/snapshots/<commit>/FILE -> ../../blobs/<hash>, which may itself be a
     # link to <cache>/blobs/<xx>/<hash>, the store that all repositories of the cache share.
     repository = directory.parent.parent
     if directory.parent.name == "snapshots" and repository.name.startswith("models--"):
-        return [directory, repository / "blobs", repository.parent / "blobs"]
-    return [directory]
+        return [repository / "blobs", repository.parent / "blobs"]
+    return []

@@ -12,20 +12,28 @@ fault too. It knows no runner.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bart_onnx.bundle import AGAIN, GOLDEN, Bundle
-from bart_onnx.decoding.generation_config import OPTION_NAMES
 from bart_onnx.errors import BundleError
 from bart_onnx.sealed import read_json
 
-# A bundle of a stranger's is not to keep a server busy before it is ready.
+# A bundle of a stranger's is not to keep a server busy before it is ready, nor to pass whatever it
+# answers.
+MOST_NEW_TOKENS = 24
+MOST_BEAMS = 4
 _MOST_BYTES = 1 << 20
 _MOST_REQUESTS = 16
 _MOST_TOKENS = 4096
+_MOST_TOLERANCE = 1.0
+# All of them, so that a stranger's generation config has no say in it.
+_OPTIONS: Mapping[str, range] = {
+    "num_beams": range(1, MOST_BEAMS + 1),
+    "min_length": range(MOST_NEW_TOKENS + 1),
+    "max_new_tokens": range(1, MOST_NEW_TOKENS + 1),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class GoldenRequest:
 
     Attributes:
         source_ids: what the encoder reads, special ids included.
-        options: of `DecodingOptions`, by name.
+        options: num_beams, min_length and max_new_tokens, as in `DecodingOptions`.
         ids: the best sequence, from the decoder's first token on.
         log_probs: the model's own, natural logarithms, of the last so many of `ids`.
         text: what `source_ids` were made of; None where the bundle has no tokenizer.
@@ -79,10 +87,10 @@ class Golden:
             tolerance = float(content["tolerance"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BundleError(f"{path} holds no golden requests: {error!r:.300}. {AGAIN}") from None
-        if not 0 <= tolerance < math.inf or not 1 <= len(requests) <= _MOST_REQUESTS:
+        if not 0 <= tolerance <= _MOST_TOLERANCE or not 1 <= len(requests) <= _MOST_REQUESTS:
             raise BundleError(
                 f"{path} has {len(requests)} requests and a tolerance of {tolerance}; expected 1 "
-                f"to {_MOST_REQUESTS} and a finite one. {AGAIN}"
+                f"to {_MOST_REQUESTS} and one from 0 to {_MOST_TOLERANCE:g}. {AGAIN}"
             )
         return cls(tolerance, requests)
 
@@ -93,9 +101,13 @@ class Golden:
 
 def _request(values: Mapping[str, Any]) -> GoldenRequest:
     options = dict(values["options"])
-    unknown = sorted(set(options) - set(OPTION_NAMES))
-    if unknown:
-        raise ValueError(f"there is no option {', '.join(unknown):.200}")
+    if set(options) != set(_OPTIONS):
+        raise ValueError(f"options {', '.join(options):.200}, expected {', '.join(_OPTIONS)}")
+    for name, values_of in _OPTIONS.items():
+        if type(options[name]) is not int or options[name] not in values_of:
+            raise ValueError(
+                f"{name} is {options[name]!r:.80}, expected {values_of[0]} to {values_of[-1]}"
+            )
     request = GoldenRequest(
         tuple(map(int, values["source_ids"])),
         options,

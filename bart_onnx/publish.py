@@ -82,16 +82,42 @@ def publish(staging: Path, target: Path) -> None:
     Raises:
         ExportError: `target` has something in it by now, or the disk did not confirm its name.
     """
-    check_free(target)
-    for path in (*staging.rglob("*"), staging):
-        _sync(path)
-    os.rename(staging, target)
+    publish_all({staging: target}, target)
+
+
+def publish_all(places: Mapping[Path, Path], bundle: Path) -> None:
+    """Sync directories under claimed ones to the disk and give them their names: all, or none.
+
+    Only who is killed meanwhile leaves some, the first ones.
+
+    Args:
+        places: directory -> target.
+        bundle: which of what is published to verify, where the disk did not confirm a name.
+
+    Raises:
+        ExportError: a target has something in it by now, or the disk did not confirm a name.
+    """
+    for target in places.values():
+        check_free(target)
+    for staging in places:
+        for path in (*staging.rglob("*"), staging):
+            _sync(path)
     try:
-        _sync(target.parent)
+        for staging, target in places.items():
+            os.rename(staging, target)
+    except BaseException:
+        for staging, target in places.items():
+            if not staging.exists():
+                os.rename(target, staging)
+        raise
+    try:
+        for parent in {target.parent for target in places.values()}:
+            _sync(parent)
     except OSError as error:
         raise ExportError(
-            f"{target} was published, but the disk did not confirm its name: {error}. Check it: "
-            f"python -m bart_onnx.verify {shlex.quote(str(target))}"
+            f"{' and '.join(map(str, places.values()))} was published, but the disk did not "
+            f"confirm its name: {error}. Check it: "
+            f"python -m bart_onnx.verify {shlex.quote(str(bundle))}"
         ) from error
 
 
@@ -168,10 +194,13 @@ def _sync(path: Path) -> None:
 
 def _explain(error: OSError, target: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(_existing(target.parent)).free
+        full = "The disk is full" if error.errno == errno.ENOSPC else "The disk's quota is used up"
+        left = os.statvfs(_existing(target.parent))
+        # Some file systems count no files, and say 0 of 0.
+        files = f", and room for {left.f_favail:,} more files," if left.f_files else ""
         return (
-            f"The disk is full: {free:,} bytes are free where {target} was being written. Nothing "
-            "was published; free some space or choose another output."
+            f"{full}: {left.f_bavail * left.f_frsize:,} bytes are free{files} where {target} was "
+            "being written. Nothing was published; free some space or choose another output."
         )
     return f"{target} could not be written: {error}. Nothing was published."
 

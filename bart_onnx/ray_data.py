@@ -35,6 +35,7 @@ from bart_onnx.input_lines import Inputs, Line
 from bart_onnx.option_flags import asked_options
 from bart_onnx.output_lines import Done, JsonLines, OutputFile
 from bart_onnx.presets import PRESETS
+from bart_onnx.server.options import check_least
 
 Columns = dict[str, NDArray[Any]]
 
@@ -76,6 +77,27 @@ class Stretch:
     def path(self, directory: Path) -> Path:
         """Where its results go."""
         return directory / _PART.format(self.number)
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Copies of the model, and what each takes.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    count: int
+    cpus: float
+    gpus: float
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("--actors", self.count, 1),
+            ("--actor-cpus", self.cpus, 0),
+            ("--actor-gpus", self.gpus, 0),
+        ):
+            check_least(name, value, least)
 
 
 class Writer:
@@ -173,17 +195,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     inputs = inputs_of(flags.input, flags)
-    asked_options(flags)  # a value out of its range is said before a model is opened
+    # A value out of its range is said before a model is opened.
+    asked_options(flags)
+    actors = Actors(flags.actors, flags.actor_cpus, flags.actor_gpus)
     total = inputs.count()
     # An actor's share of a machine, not all of it.
-    flags.threads = flags.threads or max(1, int(flags.actor_cpus))
+    flags.threads = flags.threads or max(1, int(actors.cpus))
     directory = flags.output.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     # The model is let go before the actors open theirs.
     waiting, done = left(directory, inputs, bulk_of(opened(flags), flags), flags.overwrite)
     failed = done.failed
     if waiting:
-        failed += _written(waiting, flags, directory)
+        failed += _written(waiting, flags, actors, directory)
     print(
         f"{total - done.inputs} of {total} texts done now, {done.inputs} before.", file=sys.stderr
     )
@@ -192,7 +216,9 @@ def _run(flags: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _written(stretches: list[Stretch], flags: argparse.Namespace, directory: Path) -> int:
+def _written(
+    stretches: list[Stretch], flags: argparse.Namespace, actors: Actors, directory: Path
+) -> int:
     """Have actors write them; how many inputs failed."""
     try:
         import ray
@@ -206,9 +232,9 @@ def _written(stretches: list[Stretch], flags: argparse.Namespace, directory: Pat
     found = dataset.map(
         Writer,
         fn_constructor_args=(flags, directory),
-        concurrency=min(flags.actors, len(stretches)),
-        num_cpus=flags.actor_cpus,
-        num_gpus=flags.actor_gpus,
+        concurrency=min(actors.count, len(stretches)),
+        num_cpus=actors.cpus,
+        num_gpus=actors.gpus,
     )
     return sum(row["failed"] for row in found.take_all())
 

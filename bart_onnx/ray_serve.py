@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from bart_onnx.errors import InputError, MissingPackageError
-from bart_onnx.server.options import ServerOptions, option_parser, read_options
+from bart_onnx.server.options import ServerOptions, check_least, option_parser, read_options
 
 # Ray listens and routes, so that these would say nothing.
 _OF_RAY = ("host", "port", "drain_delay")
@@ -43,12 +42,8 @@ class Scale:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "fronts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}.")
-        for name in ("cpus", "gpus"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be at least 0, found {getattr(self, name)}.")
+        for name, least in (("replicas", 1), ("fronts", 1), ("cpus", 0), ("gpus", 0)):
+            check_least(name, getattr(self, name), least)
         if self.most_replicas is not None and self.most_replicas < self.replicas:
             raise InputError(
                 f"most_replicas is {self.most_replicas}, less than replicas, {self.replicas}."

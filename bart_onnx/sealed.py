@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +24,7 @@ from bart_onnx.errors import (
     InputError,
     MissingFileError,
 )
-from bart_onnx.file_places import fault_of
+from bart_onnx.file_places import fault_of, is_stored
 from bart_onnx.json_objects import LIMIT, read_object
 
 MANIFEST = "manifest.json"
@@ -54,8 +55,14 @@ def sealed_manifest(directory: Path, what: str, remedy: str) -> dict[str, Any]:
     Raises:
         MissingFileError: the directory, its manifest or seal is not there.
         BundleDamagedError: the manifest is not what the seal says, or no JSON object.
-        BundleError: it is larger than any manifest.
+        BundleError: it is larger than any manifest, or cannot be read.
     """
+    with readable(directory):
+        _check_seal(directory, what, remedy)
+    return read_json(directory / MANIFEST, remedy)
+
+
+def _check_seal(directory: Path, what: str, remedy: str) -> None:
     path = directory / MANIFEST
     if not directory.is_dir():
         raise MissingFileError(f"{directory} is no directory. Give the directory of a {what}.")
@@ -69,7 +76,6 @@ def sealed_manifest(directory: Path, what: str, remedy: str) -> dict[str, Any]:
     if not written or written[0] != found:
         says = " ".join(written) or "nothing"
         raise BundleDamagedError(f"{path} has sha256 {found}, but {SEAL} says {says}. {remedy}")
-    return read_json(path, remedy)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -77,13 +83,36 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
 
     Raises:
         MissingFileError, BundleDamagedError: there is none.
+        BundleError: it cannot be read.
+    """
+    with readable(path):
+        try:
+            return read_object(path)
+        except FileNotFoundError as error:
+            raise MissingFileError(f"{path} is missing. {remedy}") from error
+        except InputError as error:
+            raise BundleDamagedError(f"{path} {error}. {remedy}") from None
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What keeps files from being read is told as a fault of what holds them.
+
+    Raises:
+        BundleError: `path`, or the file that was opened, cannot be read.
     """
     try:
-        return read_object(path)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path} is missing. {remedy}") from error
-    except InputError as error:
-        raise BundleDamagedError(f"{path} {error}. {remedy}") from None
+        yield
+    except BartOnnxError:
+        raise
+    except OSError as error:
+        raise BundleError(f"{unreadable(Path(error.filename or path), error)}.") from error
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """That a path cannot be read, and what to look at."""
+    what = "its permissions" if isinstance(error, PermissionError) else "the disk that it is on"
+    return f"{path} cannot be read: {error.strerror or error}; check {what}"
 
 
 def check_entries(directory: Path, manifest: Mapping[str, Any], remedy: str) -> None:
@@ -124,8 +153,15 @@ def check_file(
 
     Raises:
         MissingFileError, BundleDamagedError: it is not.
-        BundleError: it is a link that leads out of the directory.
+        BundleError: it is a link that leads out of the directory, or cannot be read.
     """
+    with readable(directory / name):
+        _check_file(directory, name, expected, hashed, remedy)
+
+
+def _check_file(
+    directory: Path, name: str, expected: Mapping[str, Any], hashed: bool, remedy: str
+) -> None:
     path = directory / name
     if not path.is_file():
         raise MissingFileError(f"{path} is missing, though the manifest lists it. {remedy}")
@@ -146,53 +182,63 @@ def check_file(
         )
 
 
-def damage(directory: Path, what: str, remedy: str) -> Iterator[str]:
-    """Everything that is not as it was sealed, a line each; nothing of a directory that is whole.
+def damage(directory: Path, what: str, remedy: str) -> Iterator[tuple[str, str]]:
+    """Everything that is not as it was sealed: its name, and a line; nothing where all is whole.
 
     What is neither a plain file nor a directory is damage too, and so is what the manifest does not
-    list. A link is, unless it leads to where huggingface_hub keeps the files of its snapshots.
+    list, or cannot be looked at. A link is, unless it leads to where huggingface_hub keeps the
+    files of its snapshots.
     """
     try:
         manifest = sealed_manifest(directory, what, remedy)
         check_entries(directory, manifest, remedy)
+        sealing = _seal(directory)
     except BartOnnxError as error:
         # Without a manifest to trust, nothing can be said of the other files.
-        yield str(error)
+        yield MANIFEST, str(error)
         return
-    if not _SEAL_FORM.fullmatch(_seal(directory)):
-        yield f"{directory / SEAL} is not as it was written, though it has the digest. {remedy}"
+    if not _SEAL_FORM.fullmatch(sealing):
+        told = f"{directory / SEAL} is not as it was written, though it has the digest. {remedy}"
+        yield SEAL, told
     files = manifest["files"]
     for name, expected in files.items():
         try:
             check_file(directory, name, expected, hashed=True, remedy=remedy)
         except BartOnnxError as error:
-            yield str(error)
-        except OSError as error:
-            yield f"{directory / name} cannot be read: {error}. {remedy}"
-    yield from _strangers(directory, {*files, MANIFEST, SEAL}, remedy)
+            yield name, str(error)
+    for name, told in _strangers(directory, {*files, MANIFEST, SEAL}):
+        yield name, f"{told}. {remedy}"
 
 
-def _strangers(directory: Path, known: set[str], remedy: str) -> Iterator[str]:
-    blobs = directory.resolve().parent.parent / "blobs"
+def _strangers(directory: Path, known: set[str]) -> Iterator[tuple[str, str]]:
+    """What is there beside the files that are known, or in place of one."""
     parents = {str(path) for name in known for path in PurePosixPath(name).parents}
-    for folder, folders, names in os.walk(directory, onerror=_raise):
+    unread: list[OSError] = []
+    for folder, folders, names in os.walk(directory, onerror=unread.append):
         for each in sorted((*folders, *names)):
             path = Path(folder, each)
             name = path.relative_to(directory).as_posix()
-            if path.is_symlink():
-                if name not in known or path.resolve().parent != blobs:
-                    yield f"{path} is a link, to {os.readlink(path)}. {remedy}"
-            elif path.is_dir():
-                if name not in parents:
-                    yield f"{path} is a directory of which the manifest knows nothing. {remedy}"
-            elif name not in known:
-                yield f"{path} is not in the manifest. {remedy}"
+            try:
+                told = _strange(directory, name, known, parents)
+            except OSError as error:
+                told = unreadable(path, error)
+            if told:
+                yield name, told
+    for unlisted in unread:
+        yield str(unlisted.filename), unreadable(Path(unlisted.filename), unlisted)
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _strange(directory: Path, name: str, known: set[str], parents: set[str]) -> str:
+    path = directory / name
+    if path.is_symlink():
+        kept = name in known and is_stored(directory, name)
+        return "" if kept else f"{path} is a link, to {os.readlink(path)}"
+    if path.is_dir():
+        what = "a directory of which the manifest knows nothing"
+        return "" if name in parents else f"{path} is {what}"
+    return "" if name in known else f"{path} is not in the manifest"
 
 
 def _seal(directory: Path) -> str:
-    with (directory / SEAL).open("rb") as file:
+    with readable(directory / SEAL), (directory / SEAL).open("rb") as file:
         return file.read(_LARGEST_SEAL).decode(errors="replace")

@@ -10,12 +10,30 @@ from numpy.typing import NDArray
 
 IdArray = NDArray[np.int64]
 
-# What the bytes of half a character are decoded to.
-_HALF = "\ufffd"
+#: What the bytes of half a character are decoded to.
+HALF = "\ufffd"
 
 
 NO_TEXT = "stream needs a preprocessor; without one there is no text."
 ONE_TEXT = "stream takes one text; call it once for each."
+
+
+class Certain:
+    """The text of ids as they grow; what is no part of a character to come is decoded once.
+
+    Args:
+        decoded: ids to text.
+    """
+
+    def __init__(self, decoded: Callable[[IdArray], str]) -> None:
+        self._decoded, self._text, self._read = decoded, "", 0
+
+    def text(self, ids: IdArray, complete: bool) -> str:
+        """What is certain of a text that is known to begin with `ids`, and to end if complete."""
+        left = self._decoded(ids[self._read :]) if len(ids) > self._read else ""
+        if not left.endswith(HALF):
+            self._text, self._read, left = self._text + left, max(self._read, len(ids)), ""
+        return self._text + (left if complete else left.rstrip(HALF))
 
 
 class Pieces:
@@ -30,28 +48,27 @@ class Pieces:
     """
 
     def __init__(self, decoded: Callable[[IdArray], str], parts: int = 1) -> None:
-        self._decoded, self._strips = decoded, parts > 1
-        self._ids: list[IdArray] = [np.zeros(0, np.int64)] * parts
+        self._certain, self._strips = [Certain(decoded) for _ in range(parts)], parts > 1
+        self._texts = [""] * parts
         self._complete = [False] * parts
         self._given = ""
 
     def grow(self, part: int, ids: IdArray, complete: bool) -> None:
         """A part is known to begin with `ids`, and to be no more if it is complete."""
-        self._ids[part], self._complete[part] = ids, complete
+        self._texts[part] = self._certain[part].text(ids, complete)
+        self._complete[part] = complete
 
     def next_piece(self) -> str:
         """What can be added to what was given out before; "" for nothing."""
-        whole = self._certain()
+        whole = self._joined()
         if len(whole) <= len(self._given):
             return ""
         piece, self._given = whole[len(self._given) :], whole
         return piece
 
-    def _certain(self) -> str:
+    def _joined(self) -> str:
         texts = []
-        for ids, complete in zip(self._ids, self._complete, strict=True):
-            text = self._decoded(ids) if len(ids) else ""
-            text = text if complete else text.rstrip(_HALF)
+        for text, complete in zip(self._texts, self._complete, strict=True):
             texts.append(text.strip() if self._strips else text)
             if not complete:
                 break

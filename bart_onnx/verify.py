@@ -10,16 +10,17 @@ import sys
 from collections.abc import Sequence
 
 from bart_onnx.answers import Model
-from bart_onnx.bundle import Bundle
+from bart_onnx.bundle import Bundle, is_bundle
 from bart_onnx.devices import CPU, NAMES
 from bart_onnx.errors import BartOnnxError, BundleError
 from bart_onnx.golden import Golden
 from bart_onnx.golden_replay import decoder
-from bart_onnx.graphs import PRECISIONS
+from bart_onnx.graphs import FP32, PRECISIONS
 from bart_onnx.locate import local_directory
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.presets import PRESETS
 from bart_onnx.runners.opening import open_runner
+from bart_onnx.store import preset_path
 from bart_onnx.verification import faults, replayed
 
 
@@ -29,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 where all is whole; 1 where something is not, or cannot be looked at; 2 for wrong usage.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
+        _check_usage(parser, options)
         return _verified(options)
     except (BartOnnxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verified(options: argparse.Namespace) -> int:
-    directory = local_directory(options.bundle, options.precision)
+    directory = local_directory(options.bundle, options.precision or FP32)
     count = 0
     for fault in faults(directory):
         print(f"error: {fault}", file=sys.stderr)
@@ -50,7 +53,8 @@ def _verified(options: argparse.Namespace) -> int:
         return 1
     print(f"{directory}: whole")
     if options.run:
-        print(_run(Bundle.open(directory, verify=False), options.device, options.threads))
+        bundle = Bundle.open(directory, verify=False)
+        print(_run(bundle, options.device or CPU, options.threads))
     return 0
 
 
@@ -76,6 +80,15 @@ def _run(bundle: Bundle, device: str, threads: int | None) -> str:
     )
 
 
+def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Flags that mean nothing beside each other, refused as argparse refuses."""
+    if not options.run and (options.device, options.threads) != (None, None):
+        parser.error("--device and --threads are of --run; add it")
+    path = preset_path(options.bundle)
+    if options.precision is not None and path is not None and is_bundle(path):
+        parser.error("--precision is of a name, URI or checkpoint; a bundle's directory has one")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bart_onnx.verify",
@@ -86,18 +99,16 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("bundle", metavar="DIRECTORY|NAME|URI", help="a bundle, or a preset")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of a preset; default: fp32"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, help=f"of a preset; default: {FP32}")
     parser.add_argument(
         "--run",
         action="store_true",
         help="ask its golden requests again, alone and together; every token must be as written",
     )
     parser.add_argument(
-        "--device", default=CPU, metavar="NAME", help=f"{', '.join(NAMES)}; default: {CPU}"
+        "--device", metavar="NAME", help=f"with --run: {', '.join(NAMES)}; default: {CPU}"
     )
-    parser.add_argument("--threads", type=int, help="default: the cores this process may use")
+    parser.add_argument("--threads", type=int, help="with --run; default: the cores it may use")
     return parser
 
 

@@ -46,22 +46,24 @@ def export(
     """
     started = time.monotonic()
     progress = Progress(show_progress)
-    place = bundle_path(preset, precision) if output is None else user_path(output)
-    target = Path(os.path.realpath(place))
+    target = _place(preset, precision, output)
     remove_abandoned(bundles_directory())
     with claim(target) as staging:
-        if is_bundle(target):
-            _check_same(Bundle.open(target, verify=False), preset, precision)
+        if _is_there(target, preset, precision):
             progress.say(f"Already exported: {target}")
             return target
         check_free(target)
         with closing(open_checkpoint(preset, allow_pickle, offline, progress)) as checkpoint:
             progress.say(f"Exporting {checkpoint.source}: {cost(checkpoint.weight_bytes)}")
-            terms = (examples, accept_quality_loss)
-            _fill(staging, preset, checkpoint, precision, terms, progress)
+            _fill(staging, preset, checkpoint, precision, (examples, accept_quality_loss), progress)
         publish(staging, target)
     progress.say(f"Exported in {time.monotonic() - started:.0f} s: {target}")
     return target
+
+
+def _place(preset: str, precision: str, output: Path | None) -> Path:
+    place = bundle_path(preset, precision) if output is None else user_path(output)
+    return Path(os.path.realpath(place))
 
 
 def _fill(
@@ -83,11 +85,15 @@ def _fill(
     progress.say(f"Golden requests written: {add_golden(staging)}")
 
 
-def _check_same(bundle: Bundle, preset: str, precision: str) -> None:
-    """Refuse to take another checkpoint's bundle for this one's."""
+def _is_there(target: Path, preset: str, precision: str) -> bool:
+    """Whether this checkpoint's bundle is there already; another's is refused."""
+    if not is_bundle(target):
+        return False
+    bundle = Bundle.open(target, verify=False)
     source = bundle.manifest["source"]
     if source.get("identity") != identity(preset) or bundle.precision != precision:
         raise ExportError(
             f"{bundle.path} already holds a {bundle.precision} bundle of {source.get('name')!r}, "
             "as it was when it was exported. Remove it, or choose another output."
         )
+    return True

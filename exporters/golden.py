@@ -17,7 +17,7 @@ from bart_onnx.bundle import GOLDEN, Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.decoding.search import Hypothesis
 from bart_onnx.errors import DecodingError, InputError, InputTooLongError
-from bart_onnx.golden import Golden, GoldenRequest
+from bart_onnx.golden import MOST_BEAMS, MOST_NEW_TOKENS, Golden, GoldenRequest
 from bart_onnx.golden_replay import call_and_batch, decoder
 from bart_onnx.graphs import BF16, FP16, FP32, INT8
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
@@ -36,8 +36,6 @@ TEXTS = (
     "The river rose by two metres in the night, and the old bridge was closed to traffic. "
     "Engineers said on Monday that it would be repaired within a month.",
 )
-_TOKENS = 24
-_BEAMS = 4
 _SOURCE_LENGTHS = (3, 12, 40)
 _LONGEST_SOURCE = 128
 
@@ -70,13 +68,13 @@ def add_golden(directory: Path, texts: Sequence[str] = TEXTS) -> int:
 
 def _requests(bundle: Bundle, model: Model, texts: Sequence[str]) -> Iterator[GoldenRequest]:
     tolerance = TOLERANCES[bundle.precision]
-    limit = max(1, min(_TOKENS, bundle.config.max_sequence_length - 1))
+    limit = max(1, min(MOST_NEW_TOKENS, bundle.config.max_sequence_length - 1))
     for number, (text, source) in enumerate(_sources(model, texts)):
         request = GoldenRequest(source, {"num_beams": 1, **_length(limit)}, (), (), text)
         clear = _clear_places(_answer(model, request), tolerance)
         if clear:
             yield _answered(model, _with(request, {"num_beams": 1, **_length(clear)}))
-        request = _with(request, {"num_beams": _BEAMS, **_length(limit)})
+        request = _with(request, {"num_beams": MOST_BEAMS, **_length(limit)})
         if number < 2 and _is_clear(model, request, tolerance):
             yield _answered(model, request)
 

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crash_scenarios import SCENARIOS, Scenario
+from crash_scenario import Scenario
+from crash_scenarios import SCENARIOS
 from faulty_files import KINDS, TAKES_ROOM, Faults
 
 # Seconds after which a child that hangs is ended.
@@ -108,13 +109,15 @@ def _wrong(scenario: Scenario, kind: str, how: str, answer: Any, state: str) -> 
     """What an end may not be like, whatever the state."""
     if how == "killed":
         return "" if kind == "kill" else "the process ended without a word"
+    if state == "half":
+        return f"half of it is there, though nobody was killed: {answer}"
     if how == "done":
         return "" if state == "new" else "it said that it was done, and the state is old"
     if "KeyboardInterrupt" in answer["kinds"]:
         return "" if kind == "interrupt" else f"interrupted by nobody: {answer}"
     if not {error.__name__ for error in scenario.errors} & set(answer["kinds"]):
         return f"an error that callers do not expect: {answer}"
-    if "Nothing was published" in answer["says"] and state == "new":
+    if "Nothing was published" in answer["says"] and state != "old":
         return f"it said that nothing was published, and there it is: {answer}"
     return ""
 

@@ -192,7 +192,7 @@ def golden_requests() -> object:
     """One golden request of a bundle."""
     request = {
         "source_ids": [0, 2],
-        "options": {"num_beams": 2},
+        "options": {"num_beams": 2, "min_length": 0, "max_new_tokens": 2},
         "ids": [2, 0],
         "log_probs": [-0.5],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,16 @@ from bart_onnx.server.served import ServedModel
 
 NAME = "bart_tiny_en_g2p"
 OPTIONS = ServerOptions(preset=(NAME,), threads=1, offline=True, sequences=8, body_bytes=100_000)
+
+# What ASGI knows of a request; its path is to be added.
+SCOPE: Mapping[str, Any] = {
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+    "method": "POST",
+    "root_path": "",
+    "query_string": b"",
+    "headers": [],
+}
 
 
 @dataclass(frozen=True)
@@ -142,28 +152,24 @@ def waiting_request(model: ServedModel) -> Request:
 
 def leave_when_it_waits(app: Any, path: str, body: object, scheduler: Scheduler) -> list[Any]:
     """Ask, and leave as soon as the request is in the queue; what was sent all the same."""
+    return leave_when(app, path, body, lambda: scheduler.load.waiting > 0)
+
+
+def leave_when(app: Any, path: str, body: object, leaves: Callable[[], bool]) -> list[Any]:
+    """Ask, and leave as soon as something is so; what was sent all the same."""
     came = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
         if came:
             return came.pop()
-        while not scheduler.load.waiting:
+        while not leaves():
             await asyncio.sleep(0.001)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [],
-    }
+    scope = {**SCOPE, "path": path, "raw_path": path.encode()}
     asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
     return sent

@@ -37,6 +37,8 @@ _OF_THE_DEVICE = re.compile(r"CUDA|CUDNN|cublas|graph capture", re.IGNORECASE)
 # neighbour on one of two cores, steps of two threads take half as long again as one thread's under
 # onnxruntime's own setting (a millisecond), and as long as one thread's with this one.
 _SPIN_MICROSECONDS = 25
+# Asked for on a machine of few cores: as many as a large one has use for.
+_MOST_THREADS = 64
 
 
 def open_session(
@@ -56,6 +58,7 @@ def open_session(
             rarely come again that block is memory beside what is there already.
 
     Raises:
+        InputError: more threads than a machine has use for, or none.
         DeviceError: onnxruntime has no provider for the device, or did not activate it; what the
             machine lacks is named.
         BundleError: the graph refers to what no bundle's does; see `check_graph_file`.
@@ -134,8 +137,16 @@ def _cgroup_quota(root: Path) -> int:
 
 
 def _checked(threads: int) -> int:
+    # onnxruntime starts as many as it is told, until the machine has no more.
+    cores = os.cpu_count() or 1
+    most = max(_MOST_THREADS, 4 * cores)
     if threads < 1:
         raise InputError(f"threads must be at least 1, found {threads}.")
+    if threads > most:
+        raise InputError(
+            f"threads must be at most {most}, found {threads}; this machine has {cores} cores. "
+            "Leave it out to use those that this process may."
+        )
     return threads
 
 

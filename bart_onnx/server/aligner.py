@@ -5,28 +5,20 @@ It has a thread of its own beside the engine's, and knows no search and no HTTP.
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.decoding import replay
 from bart_onnx.decoding.search import Hypothesis
-from bart_onnx.errors import DeadlineError, QueueFullError, SchedulerClosedError
 from bart_onnx.server.alignment_forms import Span, pieces, source_spans
 from bart_onnx.server.requests import Hypotheses
+from bart_onnx.server.stage import Stage
 from bart_onnx.text_generator import TextGenerator
 from bart_onnx.tokenizer import BartTokenizer
-
-_LONGEST_RETRY = 30  # seconds
-
-T = TypeVar("T")
 
 
 class Aligner:
@@ -35,14 +27,11 @@ class Aligner:
     It is asked in one event loop. A step of its own state may run beside the engine's.
 
     Attributes:
-        waiting: prompts whose alignments are asked for and not told.
-        closed: whether no other sequence is begun.
+        stage: where that is done; a prompt whose alignments are asked for holds a place.
     """
 
     def __init__(self, lm: TextGenerator) -> None:
-        self._lm, self._thread = lm, ThreadPoolExecutor(1, "alignments")
-        self.waiting, self.closed = 0, False
-        self._took = 0.0  # seconds, the last one
+        self._lm, self.stage = lm, Stage("alignments", "ask without them")
 
     @property
     def heads(self) -> list[replay.Head]:
@@ -75,54 +64,26 @@ class Aligner:
             DeadlineError: it takes longer.
             SchedulerClosedError: it was closed before its turn.
         """
-        if self.waiting >= waiting:
-            seconds = math.ceil(self._took * self.waiting)
-            raise QueueFullError(
-                f"{waiting} prompts wait for their alignments already; ask again, or without.",
-                min(max(seconds, 1), _LONGEST_RETRY),
-            )
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(deadline):
-                spans = await self._in_turn(partial(source_spans, self._tokenizer, text, source))
-                return [
-                    await self._in_turn(partial(self._align, source, spans, found))
-                    for found in hypotheses
-                ]
-        except TimeoutError:
-            raise DeadlineError(
-                f"Alignments took more than {deadline:g} seconds; ask without them."
-            ) from None
-        finally:
-            self.waiting -= 1
+        async with self.stage.place(deadline, waiting):
+            spans = await self.stage.turn(partial(source_spans, self._tokenizer, text, source))
+            return [
+                await self.stage.turn(partial(self._align, source, spans, found))
+                for found in hypotheses
+            ]
 
     def close(self) -> None:
         """Finish the sequence under way, and end the thread."""
-        self.closed = True
-        self._thread.shutdown()
+        self.stage.close()
 
     @property
     def _tokenizer(self) -> BartTokenizer:
         assert self._lm.preprocessor is not None
         return self._lm.preprocessor.tokenizer
 
-    async def _in_turn(self, work: Callable[[], T]) -> T:
-        def unless_closed() -> T:
-            if self.closed:
-                raise SchedulerClosedError("Nothing is aligned any more; ask again elsewhere.")
-            return work()
-
-        if self.closed:  # then the thread takes nothing
-            return unless_closed()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, unless_closed)
-
     def _align(
         self, source: NDArray[np.int64], spans: Sequence[Span | None], found: Hypothesis
     ) -> list[dict[str, Any]]:
-        began = time.monotonic()
         (lines,) = replay.alignments(self._lm.runner, [source], [found.token_ids], self.heads)
         first = found.prompt_length
         ids = found.token_ids[first:].tolist()
-        told = pieces(self._tokenizer, ids, lines[first - 1 :], spans)
-        self._took = time.monotonic() - began
-        return told
+        return pieces(self._tokenizer, ids, lines[first - 1 :], spans)

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.packing import ENCODER_SPECIALS
+from bart_onnx.streaming import HALF
 from bart_onnx.tokenizer import BartTokenizer
 
 Span = tuple[int, int]
-
-# What the bytes of half a character are decoded to.
-_HALF = "\ufffd"
 
 
 def source_spans(
@@ -71,6 +69,20 @@ def pieces(
     return told
 
 
+def offsets(tokenizer: BartTokenizer, ids: Sequence[int]) -> list[int]:
+    """Where in the text of all each token's begins, in code points.
+
+    One of several that make up a character begins where that does, and one without a text where the
+    next does.
+    """
+    found, offset, told = [0] * len(ids), 0, 0
+    for places, text in _texts(tokenizer, ids):
+        found[told : places[-1] + 1] = [offset] * (places[-1] + 1 - told)
+        told, offset = places[-1] + 1, offset + len(text)
+    found[told:] = [offset] * (len(ids) - told)
+    return found
+
+
 def clipped(told: Sequence[dict[str, Any]], length: int) -> list[dict[str, Any]]:
     """Those of a text that is cut to some length."""
     kept = [each for each in told if each["offset"] < length]
@@ -78,16 +90,28 @@ def clipped(told: Sequence[dict[str, Any]], length: int) -> list[dict[str, Any]]
 
 
 def _texts(tokenizer: BartTokenizer, ids: Sequence[int]) -> Iterator[tuple[list[int], str]]:
-    """Places of tokens and the text that they are; put together, the text of all."""
+    """Places of tokens and the text that they are, those of a character together; put together, the
+    text of all.
+    """
     special = set(tokenizer.special_token_ids)
     left = [place for place, each in enumerate(ids) if each not in special]
     held: list[int] = []
-    for place in left:
-        held.append(place)
-        (text,) = tokenizer.decode_batch([[ids[each] for each in held]])
-        if text and (place == left[-1] or not text.endswith(_HALF)):
-            yield held, text
-            held = []
+    before = ""
+    for place, own in zip(
+        left, tokenizer.decode_batch([[ids[each]] for each in left]), strict=True
+    ):
+        together = before + own
+        if HALF in before and HALF in own:
+            (together,) = tokenizer.decode_batch([[ids[each] for each in (*held, place)]])
+        # Two parts of a character are, each for itself, other characters than together.
+        if together == before + own:
+            if before:
+                yield held, before
+            held, before = [place], own
+        else:
+            held, before = [*held, place], together
+    if before:
+        yield held, before
 
 
 def _stripped(text: str, start: int, end: int) -> Span | None:

@@ -19,8 +19,8 @@ from bart_onnx.server.scheduler import Scheduler
 # Seconds that an engine has, after a request's time is over, to say that it is.
 _GRACE = 10.0
 
-# Characters or tokens that the loop may as well work on itself: 2 ms.
-_SHORT = 2_000
+#: Characters or tokens that the loop may as well work on itself: 2 ms.
+SHORT = 2_000
 
 T = TypeVar("T")
 
@@ -120,11 +120,11 @@ class Answers:
 
 
 async def aside(size: int, work: Callable[[], T]) -> T:
-    """What some work on so many characters or tokens gives, in a thread where it is not short.
+    """What some work on so many tokens that were found gives, in a thread where it is not short.
 
-    A tokenizer takes a second for a million characters, and a thread 0.2 ms to be asked.
+    A thread takes 0.2 ms to be asked.
     """
-    return work() if size <= _SHORT else await asyncio.to_thread(work)
+    return work() if size <= SHORT else await asyncio.to_thread(work)
 
 
 async def unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:

@@ -40,7 +40,7 @@ def create_app(
     """
     lifetime = lifetime or Lifetime()
     figures, health = Figures(models), Health(models, lifetime, options.stall)
-    replies = Replies(models, options, figures)
+    replies = Replies(models, options, figures, lifetime)
     app = FastAPI(
         title="bart_onnx",
         version=__version__,
@@ -63,6 +63,8 @@ def create_app(
             *PAGE_PATHS,
             *(path for paths in _PATHS for path in paths(models)),
         ],
+        # Each has a row at least, so that more would be refused by a full queue later.
+        most=len(models) * (options.rows + options.waiting),
         lifetime=lifetime,
         figures=figures,
     )

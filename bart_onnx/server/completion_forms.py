@@ -12,16 +12,16 @@ from bart_onnx.configured import ConfiguredCall
 from bart_onnx.decoding.search import Hypothesis
 from bart_onnx.errors import InputError
 from bart_onnx.results import Report
-from bart_onnx.server.alignment_forms import clipped
+from bart_onnx.server.alignment_forms import clipped, offsets
 from bart_onnx.server.completion_request import CompletionRequest
 from bart_onnx.server.options import ServerOptions
+from bart_onnx.server.readable import readable_texts
 from bart_onnx.server.requests import Hypotheses
 from bart_onnx.server.served import ServedModel
-from bart_onnx.streaming import decoder
+from bart_onnx.streaming import HALF, Certain, decoder
 
 IdArray = NDArray[np.int64]
 
-_HALF = "\ufffd"
 # JSON has no infinity; OpenAI writes this for what is as good as impossible.
 _LEAST = -9999.0
 
@@ -40,17 +40,21 @@ class Completion:
     def __init__(self, model: ServedModel, asked: CompletionRequest, served: ServerOptions) -> None:
         report = None if asked.logprobs is None else Report(top_log_probs=asked.logprobs)
         self._model, self._asked, self._served = model, asked, served
-        ids = asked.ids
+        texts, ids = asked.texts, asked.ids
+        long_input = asked.long_input or served.long_input
         chosen = model.lm.by_config(
             options=asked.options(),
-            long_input=None if ids is not None else (asked.long_input or served.long_input),
+            long_input=None if texts is None else long_input,
             report=report,
             speculate=served.speculation,
         )
         if chosen.options.copies > served.sequences:
             raise InputError(f"{chosen.options.copies} beams are more than {served.sequences}.")
         self._call = ConfiguredCall(model.lm.runner, model.lm.preprocessor, chosen)
-        batch = self._call.from_texts(asked.texts) if ids is None else self._of_ids(ids)
+        if texts is not None:
+            texts = readable_texts(model.preprocessor, texts, long_input)
+        self._texts = texts
+        batch = self._call.from_texts(texts) if ids is None else self._of_ids(ids)
         self.plan = self._call.plan(batch)
         self._sources = batch.sources
         self._aligned: dict[int, list[list[dict[str, Any]]]] = {}
@@ -82,10 +86,10 @@ class Completion:
         Raises:
             QueueFullError, DeadlineError: too many wait for the same, or it takes too long.
         """
-        if self._asked.alignments and self._asked.texts is not None:
-            served, text = self._served, self._asked.texts[row]
+        if self._asked.alignments and self._texts is not None:
+            served = self._served
             self._aligned[row] = await self._model.aligner.aligned(
-                text, self._sources[row], hypotheses, served.waiting, served.deadline
+                self._texts[row], self._sources[row], hypotheses, served.waiting, served.deadline
             )
 
     def choices(self, row: int, hypotheses: Hypotheses) -> list[dict[str, Any]]:
@@ -138,19 +142,12 @@ class Completion:
     def _log_probs(self, found: Hypothesis) -> dict[str, Any] | None:
         if self._asked.logprobs is None or found.log_probs is None:
             return None
-        ids = found.token_ids.tolist()
-        own = ids[found.prompt_length :]
-        special = set(self._model.preprocessor.tokenizer.special_token_ids)
-        before = [
-            [each for each in ids[:place] if each not in special]
-            for place in range(found.prompt_length, len(ids))
-        ]
-        starts = self._model.preprocessor.tokenizer.decode_batch(before)
+        ids, first = found.token_ids.tolist(), found.prompt_length
         told: dict[str, Any] = {
-            "tokens": [self.token_text(each) for each in own],
+            "tokens": [self.token_text(each) for each in ids[first:]],
             "token_logprobs": [finite(each) for each in found.log_probs.tolist()],
             "top_logprobs": None,
-            "text_offset": [len(text.rstrip(_HALF)) for text in starts],
+            "text_offset": offsets(self._model.preprocessor.tokenizer, ids)[first:],
         }
         if self._asked.logprobs and found.top_ids is not None and found.top_log_probs is not None:
             told["top_logprobs"] = [
@@ -167,7 +164,7 @@ class Completion:
         """A token's text; its name in the vocabulary where it is special or half a character."""
         tokenizer = self._model.preprocessor.tokenizer
         (text,) = tokenizer.decode_batch([[token_id]])
-        if self.is_special(token_id) or not text or _HALF in text:
+        if self.is_special(token_id) or not text or HALF in text:
             return tokenizer.id_to_token(token_id)
         return text
 
@@ -181,14 +178,13 @@ class Growing:
     """
 
     def __init__(self, decoded: Any, stops: Sequence[str]) -> None:
-        self._decoded, self._stops = decoded, stops
+        self._certain, self._stops = Certain(decoded), stops
         self._held = max(map(len, stops), default=1) - 1
         self._given = 0
 
     def piece(self, ids: IdArray, complete: bool) -> str:
         """What can be added now; "" for nothing."""
-        whole: str = self._decoded(ids) if len(ids) else ""
-        text = cut(whole if complete else whole.rstrip(_HALF), self._stops)
+        text = cut(self._certain.text(ids, complete), self._stops)
         if not complete:
             text = text[: max(len(text) - self._held, 0)]
         piece = text[self._given :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from bart_onnx.server.answering import aside
 from bart_onnx.server.completion_request import CompletionRequest, read_request
 from bart_onnx.server.failures import Refusal
-from bart_onnx.server.replies import EventStream, Piece, Replies, Reply
+from bart_onnx.server.replies import Piece, Replies, Reply
 from bart_onnx.server.requests import Hypotheses
 
 # OpenAI's prefix, and the one that KServe puts before it.
@@ -52,10 +53,10 @@ def _routes(replies: Replies, started: int) -> APIRouter:
     @router.post("/completions")
     async def completions(request: Request) -> Response:
         asked = read_request(await replies.body(request))
-        reply = await replies.begin(asked)
+        reply = await replies.begin(asked, client=request)
         written = _Written(asked, reply, request.state.request_id)
         if asked.stream:
-            return EventStream(request, reply, written.chunks(), "[DONE]")
+            return await reply.stream(request, written.chunks(), "[DONE]")
         return await reply.whole(request, written.whole)
 
     return router
@@ -77,8 +78,7 @@ class _Written:
         """In one."""
         for row, hypotheses in enumerate(found):
             await self._reply.completion.align(row, hypotheses)
-        size = sum(len(each.token_ids) for hypotheses in found for each in hypotheses)
-        return JSONResponse(await aside(size, lambda: self._form(found)))
+        return JSONResponse(await aside(_tokens(found), partial(self._form, found)))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """As events."""
@@ -87,7 +87,8 @@ class _Written:
         async for piece in self._reply.pieces():
             if piece.hypotheses is not None:
                 await self._reply.completion.align(piece.row, piece.hypotheses)
-            for choice in self._news(piece):
+            found = [] if piece.hypotheses is None else [piece.hypotheses]
+            for choice in await aside(_tokens(found), partial(self._news, piece)):
                 yield {**self._head, "choices": [choice], **usage}
         if usage:
             told = self._reply.completion.usage(self._reply.found)
@@ -110,6 +111,11 @@ class _Written:
         if len(choices) == 1:
             choices[0]["text"] = piece.text
         return choices
+
+
+def _tokens(found: Iterable[Hypotheses]) -> int:
+    """How much work it is to write them."""
+    return sum(len(each.token_ids) for hypotheses in found for each in hypotheses)
 
 
 def _model(name: str, created: int) -> dict[str, Any]:

@@ -29,9 +29,13 @@ RETRY_CLOSING = 5
 #: Nobody reads this answer; it is for logs and figures.
 CLIENT_GONE = 499
 
+#: What a request's state calls the status of an error that came after an answer had begun.
+FAILED = "failed"
+
 _OPENAI: Mapping[int, str] = {
     401: "authentication_error",
     404: "not_found_error",
+    408: "timeout_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -41,6 +45,7 @@ _OPENAI: Mapping[int, str] = {
 # exception of each type.
 _HUGGING_FACE: Mapping[int, tuple[int, str]] = {
     400: (422, "validation"),
+    408: (408, "incomplete_generation"),
     422: (424, "generation"),
     429: (429, "overloaded"),
     500: (500, "incomplete_generation"),
@@ -58,9 +63,15 @@ class Refusal(HTTPException):
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status, message)
+        super().__init__(status, message, headers)
         self.param, self.code = param, code
 
 
@@ -135,6 +146,13 @@ def closing() -> Failure:
     """A server that is about to end."""
     headers = {"Retry-After": str(RETRY_CLOSING), "Connection": "close"}
     return Failure(503, "The server is closing; ask again.", code="closing", headers=headers)
+
+
+def crowded() -> Failure:
+    """More requests at a time than can be under way and wait."""
+    message = "As many requests are here as the server takes; ask again."
+    headers = {"Retry-After": "1"}
+    return Failure(429, message, code="rate_limit_exceeded", headers=headers)
 
 
 async def answer_failure(request: Request, error: Exception) -> Response:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bart_onnx.server.failures import CLIENT_GONE, Failure, closing, failure_of
+from bart_onnx.server.failures import CLIENT_GONE, FAILED, Failure, closing, crowded, failure_of
 from bart_onnx.server.lifetime import Lifetime
 from bart_onnx.server.metrics import Figures
 from bart_onnx.server.page import PAGE_PATHS
@@ -44,6 +44,8 @@ class Guard:
     Args:
         keys: who has one may ask; with none, all may.
         paths: what figures and logs name; all else is "unmatched" there.
+        most: requests at a time; who comes when there are as many is refused, before more is done
+            for it than reading its head.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class Guard:
         app: ASGIApp,
         keys: Sequence[str],
         paths: Collection[str],
+        most: int,
         lifetime: Lifetime,
         figures: Figures,
     ) -> None:
         self._app, self._lifetime, self._figures = app, lifetime, figures
         self._keys, self._paths = [key.encode() for key in keys], set(paths)
+        self._most, self._under_way = most, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request."""
@@ -64,15 +68,19 @@ class Guard:
             return
         exchange = _Exchange(scope, send)
         self._lifetime.begin()
+        self._under_way += 1
         try:
             await self._served(scope, receive, exchange)
         finally:
+            self._under_way -= 1
             self._lifetime.end()
             self._noted(exchange)
 
     def _refused(self, scope: Scope) -> Failure | None:
         if self._lifetime.closing and scope["path"] not in HEALTH_PATHS:
             return closing()
+        if self._under_way > self._most and scope["path"] not in HEALTH_PATHS:
+            return crowded()
         if not self._keys or scope["path"] in _KEYLESS:
             return None
         given = Headers(scope=scope).get("Authorization", "")
@@ -103,7 +111,9 @@ class Guard:
         seconds = time.monotonic() - exchange.began
         # What a client wrote is no name of a figure.
         route = exchange.scope["path"] if exchange.scope["path"] in self._paths else "unmatched"
-        status, method = exchange.status or CLIENT_GONE, exchange.scope["method"]
+        # A stream that failed has told so as an event, after a status of 200.
+        failed: int | None = exchange.scope["state"].get(FAILED)
+        status, method = failed or exchange.status or CLIENT_GONE, exchange.scope["method"]
         self._figures.answered(route, status, seconds)
         told = {
             "request_id": exchange.request_id,

@@ -20,7 +20,7 @@ from bart_onnx.server.hugging_face_forms import (
     details,
     token,
 )
-from bart_onnx.server.replies import EventStream, Replies, Reply
+from bart_onnx.server.replies import Replies, Reply
 from bart_onnx.server.requests import Hypotheses
 
 _PREFIX = "/models"
@@ -54,10 +54,10 @@ def hugging_face_routes(replies: Replies) -> APIRouter:
 async def _answer(
     replies: Replies, request: Request, asked: TaskRequest, names: tuple[str, ...]
 ) -> Response:
-    reply = await replies.begin(asked.completion(request.path_params["name"]))
+    reply = await replies.begin(asked.completion(request.path_params["name"]), client=request)
     with_details = bool(asked.parameters.details)
     if asked.stream:
-        return EventStream(request, reply, _events(reply, with_details))
+        return await reply.stream(request, _events(reply, with_details))
 
     async def form(found: list[Hypotheses]) -> Response:
         told = await asyncio.to_thread(answers, reply.completion, found, names, with_details)

@@ -27,7 +27,7 @@ from bart_onnx.server.open_inference_forms import (
     infer_response,
 )
 from bart_onnx.server.parameters import completion_request
-from bart_onnx.server.replies import EventStream, Replies, Reply
+from bart_onnx.server.replies import Replies, Reply
 from bart_onnx.server.requests import Hypotheses
 from bart_onnx.server.served import ServedModel
 from bart_onnx.triton_contract import INPUT, OUTPUT
@@ -92,7 +92,7 @@ def _asking_a_model(replies: Replies) -> APIRouter:
         content, raw = parted(body, request.headers.get(LENGTH_HEADER))
         asked = read_body(InferRequest, content)
         texts, as_bytes = asked.inputs[0].texts(raw, replies.options), asked.wants_bytes
-        reply = await _begun(replies, model, texts, asked.parameters, False)
+        reply = await _begun(replies, request, model, texts, asked.parameters, False)
         form = partial(infer_response, _head(model, asked.id), as_bytes=as_bytes)
         return await _whole(request, reply, form)
 
@@ -101,7 +101,7 @@ def _asking_a_model(replies: Replies) -> APIRouter:
         model = _model(replies, request)
         asked = read_body(GenerateRequest, await replies.body(request))
         parameters = validated(Parameters, asked.asked)
-        reply = await _begun(replies, model, asked.texts, parameters, False)
+        reply = await _begun(replies, request, model, asked.texts, parameters, False)
         form = partial(generated, _head(model, asked.id))
         return await _whole(request, reply, lambda texts: JSONResponse(form(texts)))
 
@@ -112,14 +112,15 @@ def _asking_a_model(replies: Replies) -> APIRouter:
         parameters = validated(Parameters, asked.asked)
         if len(asked.texts) > 1:
             raise Refusal(400, "A stream is of one text; ask for each by itself.")
-        reply = await _begun(replies, model, asked.texts, parameters, True)
-        return EventStream(request, reply, _events(reply, _head(model, asked.id)))
+        reply = await _begun(replies, request, model, asked.texts, parameters, True)
+        return await reply.stream(request, _events(reply, _head(model, asked.id)))
 
     return router
 
 
 async def _begun(
     replies: Replies,
+    request: Request,
     model: ServedModel,
     texts: list[str],
     parameters: Parameters,
@@ -128,7 +129,7 @@ async def _begun(
     if parameters.stream not in (None, stream):
         raise Refusal(400, "stream contradicts the route; generate_stream streams, others do not.")
     asked = completion_request(model.name, texts, parameters.of_decoding, stream=stream)
-    return await replies.begin(asked, parameters.deadline, parameters.order)
+    return await replies.begin(asked, parameters.deadline, parameters.order, request)
 
 
 async def _whole(request: Request, reply: Reply, form: Callable[[list[str]], Response]) -> Response:

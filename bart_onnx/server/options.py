@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from bart_onnx.devices import CPU
 from bart_onnx.documents import LongInput
 from bart_onnx.errors import InputError, InputTypeError, MissingFileError, MissingPackageError
 from bart_onnx.graphs import PRECISIONS
+from bart_onnx.store import preset_path
 
 PREFIX = "BART_ONNX_"
 _CONFIG = "config"
@@ -90,11 +92,11 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         for name in ("threads", "rows", "cache_tokens", "waiting", "body_bytes", "characters"):
-            _check_least(name, getattr(self, name), 1)
+            check_least(name, getattr(self, name), 1)
         for name in ("prompts", "sequences"):
-            _check_least(name, getattr(self, name), 1)
+            check_least(name, getattr(self, name), 1)
         for name in ("port", "drain_delay", "drain_timeout"):
-            _check_least(name, getattr(self, name), 0)
+            check_least(name, getattr(self, name), 0)
         for name, value in (("deadline", self.deadline), ("stall", self.stall)):
             if not 0 < value < math.inf:
                 raise InputError(f"{name} must be above 0 and finite, found {value}.")
@@ -123,7 +125,10 @@ class ServerOptions:
 
 
 def served_name(preset: str) -> str:
-    """What clients call a preset."""
+    """What clients call a preset; a path that is there by its last part, links not followed."""
+    path = preset_path(preset)
+    if path is not None:
+        return Path(os.path.abspath(path)).name
     parts = preset.rstrip("/").split("/")
     if preset.startswith("kaggle://") and parts[-1].isdigit():
         parts.pop()  # the version
@@ -246,7 +251,12 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-def _check_least(name: str, value: float | None, least: int) -> None:
+def check_least(name: str, value: float | None, least: int) -> None:
+    """That a number is in its range, or None.
+
+    Raises:
+        InputError: it is less, infinite or NaN.
+    """
     if value is not None and not least <= value < math.inf:
         raise InputError(f"{name} must be at least {least} and finite, found {value}.")
 

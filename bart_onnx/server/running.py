@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
@@ -69,16 +70,22 @@ class DrainingServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT while the server runs."""
+        """Take SIGTERM and SIGINT while the server runs.
+
+        asyncio's own handlers hear of a signal by a byte in the pipe that wakes the loop. When the
+        engine has told more than a busy loop could read, the pipe is full, and the signal lost.
+        """
         loop = asyncio.get_running_loop()
-        taken = (signal.SIGTERM, signal.SIGINT)
-        for each in taken:
-            loop.add_signal_handler(each, self.asked_to_end)
+
+        def asked(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self.asked_to_end)
+
+        before = {each: signal.signal(each, asked) for each in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            for each in taken:
-                loop.remove_signal_handler(each)
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
     def asked_to_end(self) -> None:
         """Begin to drain; at the second time, end."""
@@ -88,11 +95,14 @@ class DrainingServer(uvicorn.Server):
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        """Refuse what is new, and listen on so that it is told; finish what was accepted."""
+        """Refuse what is new, and listen on so that it is told; finish what was accepted, and wait
+        for no body longer than that takes.
+        """
         self._lifetime.closing = True
         _log.info("closing")
         await asyncio.sleep(self._options.drain_delay)
         if not await self._lifetime.idle(self._options.drain_timeout):
             _log.warning("%d requests are cancelled", self._lifetime.accepted)
+        self._lifetime.end_reading()
         await asyncio.to_thread(close, self._models)
         self.should_exit = True

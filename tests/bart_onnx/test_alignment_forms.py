@@ -24,7 +24,7 @@ import httpx2
 from fastapi.testclient import TestClient
 
 from bart_onnx.server.aligner import Aligner
-from bart_onnx.server.alignment_forms import clipped, pieces, source_spans
+from bart_onnx.server.alignment_forms import clipped, offsets, pieces, source_spans
 from bart_onnx.server.app import create_app
 from bart_onnx.server.options import ServerOptions
 from bart_onnx.server.served import close, opened
@@ -111,6 +111,45 @@ def test_tokens_of_one_character_look_and_are_looked_at_together():
     ]
     nothing = pieces(BYTES, ids, lines[:, [0, 4]].astype(np.float32), [None, None])
     assert {(each["source"], each["weight"]) for each in nothing} == {(None, 0.0)}
+
+
+STRAY = BYTES.encode_batch(["é"])[0][0]
+
+
+def test_a_stray_byte_is_a_character_of_its_own():
+    ids = [0, STRAY, *BYTES.encode_batch(["lʊʃ"])[0], STRAY, STRAY, 2]
+    special = set(BYTES.special_token_ids)
+    (text,) = BYTES.decode_batch([[each for each in ids if each not in special]])
+    assert text == "\ufffdlʊʃ\ufffd\ufffd"
+    assert offsets(BYTES, ids) == [0, 0, 1, 2, 2, 3, 3, 4, 5, 6]
+    told = pieces(BYTES, ids, np.ones((len(ids), 1), np.float32), [(0, 1)])
+    assert [each["text"] for each in told] == list(text)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(sorted(BYTES.vocabulary.values())), max_size=20))
+def test_offsets_are_the_lengths_of_what_is_certain_before(ids):
+    special = set(BYTES.special_token_ids)
+    found = offsets(BYTES, ids)
+    rows = [[each for each in ids[:n] if each not in special] for n in range(len(ids) + 1)]
+    before = BYTES.decode_batch(rows)
+    for place, offset in enumerate(found):
+        whole, part = before[-1], before[place]
+        # Bytes that were no character yet may be parts of one that begins before the token.
+        assert whole[:offset] == part[:offset]
+        assert len(part.rstrip("\ufffd")) <= offset <= len(part)
+
+
+@pytest.mark.parametrize("ids", [BYTES.encode_batch(["aé日😀" * 100])[0], [STRAY] * 1000])
+def test_offsets_decode_no_token_over_and_over(ids, monkeypatch):
+    def counted(self, rows):
+        decoded.append(sum(map(len, rows)))
+        return decode_batch(self, rows)
+
+    decoded, decode_batch = [], BartTokenizer.decode_batch
+    monkeypatch.setattr(BartTokenizer, "decode_batch", counted)
+    assert len(offsets(BYTES, ids)) == len(ids)
+    assert len(ids) <= sum(decoded) <= 5 * len(ids)
 
 
 def test_pieces_of_a_text_that_is_cut():
@@ -254,7 +293,7 @@ def test_one_runs_at_a_time_others_wait_and_the_server_goes_on(models, monkeypat
         transport = httpx2.ASGITransport(app=app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
             first = [asyncio.ensure_future(post(client, "onnx")) for _ in range(3)]
-            while models[NAME].aligner.waiting < 3:
+            while models[NAME].aligner.stage.waiting < 3:
                 await asyncio.sleep(0.005)
             # All of this is answered while the replay stands still.
             refused = await post(client, "onnx")
@@ -269,11 +308,11 @@ def test_one_runs_at_a_time_others_wait_and_the_server_goes_on(models, monkeypat
     refused, alive, plain, first = asyncio.run(asyncio.wait_for(run(), 30))
     assert refused.status_code == 429
     assert 1 <= int(refused.headers["Retry-After"]) <= 30
-    assert "3 prompts wait" in refused.json()["error"]["message"]
+    assert "3 wait for alignments" in refused.json()["error"]["message"]
     assert (alive.status_code, plain.status_code) == (200, 200)
     assert [each.status_code for each in first] == [200] * 3
     assert held.most == 1
-    assert models[NAME].aligner.waiting == 0
+    assert models[NAME].aligner.stage.waiting == 0
 
 
 def found_of(lm, prompt):
@@ -291,7 +330,7 @@ def test_who_waits_too_long_is_told(client, lm, models, monkeypatch):
             asyncio.run(aligner.aligned(*found_of(lm, "onnx"), 1, deadline=0.1))
     finally:
         held.go.set()
-    assert aligner.waiting == 0
+    assert aligner.stage.waiting == 0
     assert ask(client, "onnx").status_code == 200
 
 
@@ -303,7 +342,7 @@ def test_what_waits_when_it_is_closed_is_told_so(lm, monkeypatch):
         while not held.running:
             await asyncio.sleep(0.005)
         closing = asyncio.ensure_future(asyncio.to_thread(aligner.close))
-        while not aligner.closed:
+        while not aligner.stage.closed:
             await asyncio.sleep(0.005)
         held.go.set()
         await closing

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from crash_downloads import KaggleDownload
+from crash_exports import Export
 from crash_scenarios import SCENARIOS
 from faulty_files import Faults
 
@@ -34,7 +36,13 @@ def interrupted(directory, *arguments):
 
 @pytest.mark.parametrize(
     ("scenario", "every", "least"),
-    [("export", 90, 150), ("checkpoint", 1, 7), ("download", 50, 60), ("kaggle", 20, 30)],
+    [
+        ("export", 90, 150),
+        ("triton", 20, 80),
+        ("checkpoint", 1, 7),
+        ("download", 50, 60),
+        ("kaggle", 20, 30),
+    ],
 )
 def test_a_fault_leaves_the_old_state_or_the_new(tmp_path, tiny_bundle, scenario, every, least):
     if scenario in ("download", "kaggle"):
@@ -51,6 +59,34 @@ def test_eight_exports_at_once_build_once(tmp_path, tiny_bundle):
     found = interrupted(tmp_path / "work", "race", "--graphs", tiny_bundle)
     assert found["statuses"] == [0] * 8
     assert (found["builds"], found["state"]) == (1, "new")
+
+
+def written(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    return {str(path) for path in paths}
+
+
+def test_what_an_export_left_over_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setenv("BART_ONNX_HOME", "set by the scenario")
+    export = Export.__new__(Export)  # without the graphs that it puts in the place of traced ones
+    place = export.place(tmp_path)
+    written(place / "weights.bin", place / "tokenizer" / "vocab.json")
+    assert export.leftovers(tmp_path) == []
+    unfinished = place.with_name(".fp32.unfinished") / "weights.bin"
+    strays = written(tmp_path / "home" / "a", place.parent / "b", unfinished)
+    assert strays <= set(export.leftovers(tmp_path))
+
+
+def test_what_a_download_from_kaggle_left_over_is_seen(tmp_path):
+    kaggle = KaggleDownload.__new__(KaggleDownload)  # without the server
+    kaggle._files = {"config.json": b""}
+    variant = tmp_path / "cache" / "models" / "keras" / "bart" / "keras" / "tiny"
+    written(variant / "1" / "config.json", variant / ".complete" / "1" / "config.json.complete")
+    assert kaggle.leftovers(tmp_path) == []
+    strays = written(variant / "1.archive", variant / "1" / "config.json.part")
+    assert set(kaggle.leftovers(tmp_path)) == strays
 
 
 @pytest.mark.heavy

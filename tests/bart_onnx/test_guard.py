@@ -20,6 +20,14 @@ from bart_onnx.server.logs import JsonLines
 from bart_onnx.server.scheduler import Scheduler
 
 
+def scope_of(method, path, headers=()):
+    return {
+        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http"},
+        **{"method": method, "path": path, "raw_path": path.encode(), "query_string": b""},
+        **{"headers": list(headers), "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)},
+    }
+
+
 def sent(app, method, path, headers=()):
     """Status, headers and body of what an application answers, without a client's own checks."""
     told = []
@@ -30,12 +38,7 @@ def sent(app, method, path, headers=()):
     async def send(message):
         told.append(message)
 
-    scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http"},
-        **{"method": method, "path": path, "raw_path": path.encode(), "query_string": b""},
-        **{"headers": list(headers), "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)},
-    }
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(scope_of(method, path, headers), receive, send))
     body = b"".join(message.get("body", b"") for message in told[1:])
     return told[0]["status"], dict(told[0]["headers"]), body
 
@@ -115,3 +118,39 @@ def test_probes_may_ask_for_the_head(models, path):
     status, _, body = sent(create_app(models, OPTIONS), "HEAD", path)
     assert status == 200
     assert json.loads(body)["ready"]
+
+
+def test_no_more_requests_are_here_than_could_wait(models, logged):
+    """Whoever comes to a crowd is told so at once; health is told all the same."""
+    app = create_app(models, replace(OPTIONS, rows=2, waiting=3))
+    statuses = []
+
+    async def crowd():
+        held = asyncio.Event()
+
+        async def ask(path, body):
+            told = []
+
+            coming = [{"type": "http.request", "body": body, "more_body": False}]
+
+            async def receive():
+                await held.wait()
+                return coming.pop() if coming else await asyncio.Future()
+
+            async def send(message):
+                told.append(message)
+
+            await app(scope_of("POST" if body else "GET", path), receive, send)
+            statuses.append((path, told[0]["status"], dict(told[0]["headers"]).get(b"retry-after")))
+
+        body = json.dumps({"model": NAME, "prompt": "x"}).encode()
+        first = [asyncio.ensure_future(ask("/v1/completions", body)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for path in ("/v1/completions", "/v2", f"/models/{NAME}", "/health/ready"):
+            await ask(path, b"")
+        held.set()
+        await asyncio.gather(*first)
+
+    asyncio.run(crowd())
+    assert [told[1:] for told in statuses[:4]] == [(429, b"1")] * 3 + [(200, None)]
+    assert [told[1:] for told in statuses[4:]] == [(200, None)] * 5

@@ -118,7 +118,7 @@ def test_strangers_in_the_directory_are_left_alone(run):
 def test_the_door_goes_on_and_says_what_failed(run, corpus, capsys, monkeypatch):
     asked = []
 
-    def write(stretches, flags, directory):
+    def write(stretches, flags, actors, directory):
         asked.append((len(stretches), flags.threads))
         return sum(each["failed"] for each in run.write(stretches))
 
@@ -140,11 +140,27 @@ def test_the_door_goes_on_and_says_what_failed(run, corpus, capsys, monkeypatch)
 def test_threads_are_those_of_an_actor(run, corpus, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        ray_data, "_written", lambda stretches, flags, directory: seen.append(flags.threads) or 0
+        ray_data, "_written", lambda stretches, flags, *more: seen.append(flags.threads) or 0
     )
     given = ["--preset", NAME, "--offline", "--input", str(corpus), "--output", str(run.output)]
     assert ray_data.main([*given, "--actor-cpus", "0.5"]) == 0
     assert seen == [1]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--actors", "0"], "--actors must be at least 1 and finite, found 0"),
+        (["--actor-cpus", "-1"], "--actor-cpus must be at least 0 and finite, found -1"),
+        (["--actor-cpus", "nan"], "--actor-cpus must be at least 0 and finite, found nan"),
+        (["--actor-gpus", "inf"], "--actor-gpus must be at least 0 and finite, found inf"),
+    ],
+)
+def test_actors_that_cannot_be(run, corpus, capsys, monkeypatch, given, says):
+    monkeypatch.setattr(ray_data, "opened", None)  # a model opened by then would be in vain
+    common = [*MODEL, "--input", str(corpus), "--output", str(run.output)]
+    assert ray_data.main([*common, *given]) == 1
+    assert says in capsys.readouterr().err
 
 
 def test_without_ray_it_is_said_what_to_install(run, corpus, capsys, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from bart_onnx import serve
 from bart_onnx.errors import InputError, InputTypeError, MissingFileError
-from bart_onnx.server.options import ServerOptions, option_parser, read_options
+from bart_onnx.server.options import ServerOptions, option_parser, read_options, served_name
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
 
@@ -134,6 +134,19 @@ def test_presets_are_served_by_the_last_part_of_their_place():
     kaggle = "kaggle://keras/bart/keras/bart_base_en/2"
     options = ServerOptions(preset=("bart_tiny_en_g2p", "hf://org/name@rev", "/a/bundle/", kaggle))
     assert list(options.names) == ["bart_tiny_en_g2p", "name", "bundle", "bart_base_en"]
+
+
+def test_a_path_is_served_by_the_name_that_it_has(tmp_path, monkeypatch):
+    (tmp_path / "model@2" / "inner").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("model@2")
+    monkeypatch.chdir(tmp_path / "model@2")
+    assert [served_name(path) for path in (".", "./", "inner/..", "inner")] == [
+        *["model@2"] * 3,
+        "inner",
+    ]
+    monkeypatch.chdir(tmp_path / "model@2" / "inner")
+    assert served_name("..") == "model@2"
+    assert served_name(str(tmp_path / "current")) == "current"
 
 
 def test_help_works_without_the_extra_and_serving_says_what_to_install():

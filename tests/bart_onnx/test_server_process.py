@@ -7,6 +7,7 @@ import json
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -156,6 +157,28 @@ def test_what_is_not_done_in_time_is_told_and_the_second_signal_ends_it():
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
+
+
+def test_who_is_still_sending_is_waited_for_no_longer_than_others_and_told():
+    with running("--drain-timeout", "20") as server:
+        address = server.url.removeprefix("http://").split(":")
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+        senders = [socket.create_connection((address[0], int(address[1])), 20) for _ in range(3)]
+        for each in senders:
+            each.sendall(head)
+        assert server.ask("onnx").status_code == 200
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        for each in senders:
+            answer = b"".join(iter(lambda own=each: own.recv(4096), b""))
+            each.close()
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 5\r\n" in answer.lower()
+            assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] == "closing"
+        assert server.process.wait(30) == 0
+        assert time.monotonic() - began < 10
+        lines = [json.loads(line) for line in server.log]
+        assert not [line for line in lines if line["level"] == "error"]
 
 
 def test_the_client_of_openai(server, lm):

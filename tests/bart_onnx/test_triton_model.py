@@ -179,6 +179,7 @@ def test_a_stream_comes_in_pieces(model, lm):
         (["x"], {"nonsense": 1}, "There is no parameter 'nonsense'"),
         (["x"], {"temperature": "hot"}, "temperature"),
         (["x"], {"num_beams": 0}, "num_beams"),
+        (["x"], {"temperature": "[" * 100_000}, "temperature"),
         (["x" * 100], {}, "102 tokens"),
         ([b"\xff"], {}, "no UTF-8"),
         ([], {}, "holds nothing"),

@@ -7,15 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bart_onnx import verify
+from bart_onnx import generate, verify
 from bart_onnx.bundle import Bundle
 from bart_onnx.engines import FORMAT, FORMAT_VERSION, bundle_digest, engines_directory
+from bart_onnx.errors import BundleError
 from bart_onnx.publish import seal
 from bart_onnx.sealed import MANIFEST, SEAL
 from bart_onnx.store import bundle_path, shipped_path
@@ -131,14 +133,94 @@ def test_a_link_is_named_even_to_the_same_bytes(bundle, tmp_path, capsys):
     assert f"weights.bin is a link, to {tmp_path / 'elsewhere'}" in capsys.readouterr().err
 
 
+@pytest.fixture
+def refused(monkeypatch):
+    """A name whose files nobody may open: root, who runs tests, may open all."""
+    names, opened = [], Path.open
+
+    def refusing(path, *arguments, **options):
+        if path.name in names:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    return names
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SEAL, "config.json", "weights.bin", "vocab.json"])
+def test_a_file_that_nobody_may_read(bundle, capsys, refused, name):
+    refused.append(name)
+    with pytest.raises(BundleError, match=rf"{name} cannot be read: Permission.*its permissions"):
+        Bundle.open(bundle)
+    assert generate.main(["onnx", "--preset", str(bundle)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert f"{name} cannot be read" in said
+    assert verify.main([str(bundle)]) == 1
+    said = capsys.readouterr()
+    assert f"{name} cannot be read" in said.err
+    assert "faults: 1" in said.out
+
+
+def test_a_place_that_nobody_may_look_into(bundle, capsys, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert verify.main([str(bundle)]) == 1
+    assert "cannot be read: Permission denied; check its permissions" in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_read_are_one_fault(bundle, capsys, refused, monkeypatch):
+    def memmap(*given, **options):
+        raise PermissionError(13, "Permission denied")
+
+    refused.append("weights.bin")
+    monkeypatch.setattr(np, "memmap", memmap)
+    assert verify.main([str(bundle)]) == 1
+    assert "faults: 1" in capsys.readouterr().out
+
+
+def test_a_directory_that_cannot_be_listed_hides_no_other_fault(bundle, capsys, monkeypatch):
+    listed = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("tokenizer"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    flipped(bundle / "weights.bin", 100)
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert verify.main([str(bundle)]) == 1
+    said = capsys.readouterr()
+    assert "weights.bin has sha256" in said.err
+    assert f"{bundle / 'tokenizer'} cannot be read: Permission denied" in said.err
+    assert "faults: 2" in said.out
+
+
+@pytest.mark.parametrize(
+    "flags", [["--device", "cpu"], ["--threads", "1"], ["--precision", "fp32", "--run"]]
+)
+def test_flags_that_would_be_ignored_are_refused(bundle, capsys, flags):
+    with pytest.raises(SystemExit) as ended:
+        verify.main([str(bundle), *flags])
+    assert ended.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
 def test_links_of_a_hub_cache_are_where_it_keeps_its_files(bundle, tmp_path, monkeypatch, capsys):
     repository = tmp_path / "hub" / "models--someone--tiny"
     snapshot = repository / "snapshots" / ("a" * 40)
     (repository / "blobs").mkdir(parents=True)
+    shared = tmp_path / "hub" / "blobs" / "00"
+    shared.mkdir(parents=True)
     for number, path in enumerate(path for path in bundle.rglob("*") if path.is_file()):
         blob, link = repository / "blobs" / str(number), snapshot / path.relative_to(bundle)
         link.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, blob)
+        # Some lie in the store that all repositories share, to which a blob is then a link.
+        shutil.copy(path, shared / str(number) if number % 2 else blob)
+        if number % 2:
+            blob.symlink_to(shared / str(number))
         link.symlink_to(os.path.relpath(blob, link.parent))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("a" * 40)

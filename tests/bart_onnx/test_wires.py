@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import zlib
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from bart_onnx.errors import EngineError
+from bart_onnx.errors import DecodingError, EngineError
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed: no fastapi")
@@ -17,6 +18,7 @@ from fastapi.testclient import TestClient
 from serving import (
     NAME,
     OPTIONS,
+    SCOPE,
     WIRES,
     TurnsInThread,
     events_of,
@@ -26,8 +28,9 @@ from serving import (
 )
 
 from bart_onnx.server import answering
+from bart_onnx.server.answering import Answers
 from bart_onnx.server.app import create_app
-from bart_onnx.server.failures import form_of
+from bart_onnx.server.failures import failure_of, form_of
 from bart_onnx.server.lifetime import Lifetime
 from bart_onnx.server.scheduler import Scheduler
 
@@ -71,6 +74,53 @@ def test_compressed_bodies_are_read_up_to_the_same_byte(client, wire, coding, pa
     for damaged in (packed(body)[:-1], packed(body) + b"x", b"", body):
         answer = client.post(wire.path, content=damaged, headers=headers)
         assert refused(wire, answer, 400, coding)
+
+
+def half_a_body(app, wire, meanwhile=None):
+    """Begin to send a body and wait; the status, headers and content of the answer."""
+    half = json.dumps(wire.body()).encode()[:9]
+    came, sent = [{"type": "http.request", "body": half, "more_body": True}], []
+
+    async def receive():
+        if not came:
+            if meanwhile is not None:
+                meanwhile()
+            await asyncio.Event().wait()
+        return came.pop()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {**SCOPE, "path": wire.path, "raw_path": wire.path.encode()}
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
+    headers = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, json.loads(sent[1]["body"])
+
+
+@every_wire
+def test_a_body_that_does_not_come_is_408(models, wire):
+    app = create_app(models, replace(OPTIONS, deadline=0.05))
+    status, headers, content = half_a_body(app, wire)
+    assert (status, headers["connection"]) == (408, "close")
+    assert wire.is_error(content, "not come whole within 0.05 s")
+    told = content["error"]["type"] if wire.path.startswith("/v1") else content.get("error_type")
+    kinds = {"/v1": "timeout_error", "/v2": None, "/mo": "incomplete_generation"}
+    assert told == kinds[wire.path[:3]]
+
+
+@every_wire
+def test_a_body_that_has_not_come_when_the_server_ends_is_503(models, wire):
+    def ends():
+        accepted.append(lifetime.accepted)
+        lifetime.end_reading()
+
+    lifetime, accepted = Lifetime(), []
+    app = create_app(models, OPTIONS, lifetime)
+    for _ in range(2):  # the second begins when reading is over
+        status, headers, content = half_a_body(app, wire, ends)
+        assert (status, headers["retry-after"], headers["connection"]) == (503, "5", "close")
+        assert wire.is_error(content, "closing")
+    assert accepted[0] == lifetime.accepted == 0
 
 
 @every_wire
@@ -159,15 +209,11 @@ def test_a_server_that_closes_is_503(models, by_hand, wire):
 
 
 @every_way
-def test_a_late_request_is_504_or_an_event(served_lm, wire, stream):
+def test_a_late_request_is_504(served_lm, wire, stream):
     with TurnsInThread(served_lm, seconds=100.0) as model:
         client = TestClient(create_app({NAME: model}, OPTIONS))
         answer = client.post(wire.path, json=wire.body(stream=stream))
-    if not stream:
-        assert refused(wire, answer, 504, "within 60 s")
-        return
-    (event,) = events_of(answer)
-    assert wire.is_error(json.loads(event), "within 60 s")
+    assert refused(wire, answer, 504, "within 60 s")
 
 
 @every_way
@@ -177,22 +223,15 @@ def test_what_cannot_be_decoded_is_said(models, served_lm, monkeypatch, wire, st
     config.pop("forced_bos_token_id")
     monkeypatch.setattr(OnnxBartSeq2SeqLM, "generation_config", config)
     answer = TestClient(create_app(models, OPTIONS)).post(wire.path, json=wire.body(stream=stream))
-    if not stream:
-        assert refused(wire, answer, 422, "could not be decoded")
-        return
-    (event,) = events_of(answer)
-    assert wire.is_error(json.loads(event), "could not be decoded")
+    assert refused(wire, answer, 422, "could not be decoded")
 
 
-@every_wire
-def test_an_engine_that_hangs_is_504_too(by_hand, monkeypatch, wire):
+@every_way
+def test_an_engine_that_hangs_is_504_too(by_hand, monkeypatch, wire, stream):
     monkeypatch.setattr(answering, "_GRACE", 0.0)
     client = TestClient(create_app({NAME: by_hand}, replace(OPTIONS, deadline=0.05)))
-    answer = client.post(wire.path, json=wire.body())
-    if wire.streams:
-        assert wire.is_error(json.loads(events_of(answer)[0]), "has not answered")
-    else:
-        assert refused(wire, answer, 504, "has not answered")
+    answer = client.post(wire.path, json=wire.body(stream=stream))
+    assert refused(wire, answer, 504, "has not answered")
 
 
 @every_wire
@@ -205,6 +244,31 @@ def test_a_fault_of_the_server_tells_nothing_of_its_inside(models, monkeypatch, 
     answer = TestClient(create_app(models, OPTIONS)).post(wire.path, json=wire.body())
     assert refused(wire, answer, 500, "its log says why")
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("wire", [wire for wire, stream in WAYS if stream], ids=lambda w: w.path)
+@pytest.mark.parametrize("error", [DecodingError("Over.", {}, None), EngineError("secret")])
+def test_a_stream_that_fails_after_it_began_counts_as_failed(models, monkeypatch, wire, error):
+    updates = Answers.updates
+
+    async def failing(self):
+        given = 0
+        async for told in updates(self):
+            yield told
+            given += 1
+            if given == 3:
+                raise error
+
+    monkeypatch.setattr(Answers, "updates", failing)
+    client = TestClient(create_app(models, OPTIONS))
+    *pieces, last = events_of(client.post(wire.path, json=wire.body("onnx", stream=True)))
+    status = failure_of(error).status
+    status = wire.statuses.get(status, status)
+    assert pieces
+    assert wire.is_error(json.loads(last))
+    figures = client.get("/metrics").text
+    assert f'requests_total{{route="{wire.path}",status="{status}"}} 1.0' in figures
+    assert f'requests_total{{route="{wire.path}",status="200"}}' not in figures
 
 
 @every_way

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,13 +71,80 @@ def test_their_code_imports_what_there_is(repository: Path) -> None:
         assert {"initialize", "execute", "finalize"} <= set(vars(found))
 
 
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 def test_a_model_that_is_there_is_not_written_over(
-    repository: Path, capsys: pytest.CaptureFixture[str]
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
-    assert run("--layout", "triton", "--output", repository) == 1
+    copy = shutil.copytree(repository, tmp_path / "models")
+    (copy / NAME / "config.pbtxt").write_text("mine")
+    shutil.rmtree(copy / f"{NAME}_stream")
+    before = contents(copy)
+    assert run("--layout", "triton", "--output", copy) == 1
     assert "already has something in it" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+    assert contents(copy) == before, "one of the two was published"
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+@pytest.mark.parametrize("lost", [[], [NAME], [f"{NAME}_stream"]])
+def test_the_same_again_finishes_what_a_kill_left(
+    repository: Path, tmp_path: Path, lost: list[str]
+) -> None:
+    copy = shutil.copytree(repository, tmp_path / "models")
+    before = {path.relative_to(copy): data for path, data in contents(copy).items()}
+    for name in lost:
+        shutil.rmtree(copy / name)
+    assert run("--layout", "triton", "--output", copy) == 0
+    assert {path.relative_to(copy): data for path, data in contents(copy).items()} == before
+
+
+def test_a_damaged_model_is_not_taken_for_done(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(repository, tmp_path / "models")
+    with (copy / f"{NAME}_stream" / "1" / "bundle" / "weights.bin").open("r+b") as file:
+        file.write(b"damaged")
+    assert run("--layout", "triton", "--output", copy) == 1
+    assert f"{NAME}_stream already has something in it" in capsys.readouterr().err
+
+
+KILLED = """
+import os, shutil, sys
+shutil.copyfile = lambda *given: os.kill(os.getpid(), 9)
+from bart_onnx import export
+export.main(["--preset", "bart_tiny_en_g2p", "--layout", "triton", "--output", sys.argv[1]])
+"""
+
+
+def test_a_kill_leaves_nothing_in_the_repository(repository: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(models)], check=False)
+    assert done.returncode == -9
+    assert list(models.iterdir()) == [], "Triton takes what is hidden for models too"
+    assert [path.name for path in tmp_path.iterdir() if path != models] == [".models.unfinished"]
+    assert run("--layout", "triton", "--output", models) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_the_second_that_cannot_be_named_takes_the_first_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if target == tmp_path / "models" / NAME:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    shipped = shipped_path(NAME)
+    assert shipped is not None
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(ExportError, match="Nothing was published"):
+        write_models(Bundle.open(shipped), NAME, tmp_path / "models")
+    assert [path.name for path in tmp_path.rglob("*")] == ["models"]
 
 
 def test_another_model_is_added_to_a_repository(repository: Path, tmp_path: Path) -> None:
@@ -92,9 +163,12 @@ def test_a_disk_that_fails_leaves_no_model(tmp_path: Path, monkeypatch: pytest.M
 
     shipped = shipped_path(NAME)
     assert shipped is not None
-    monkeypatch.setattr(shutil, "copytree", full)
-    with pytest.raises(ExportError, match="The disk is full"):
-        write_models(Bundle.open(shipped), NAME, tmp_path)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(
+        ExportError,
+        match=r"The disk is full: [\d,]+ bytes are free, and room for [\d,]+ more files",
+    ):
+        write_models(Bundle.open(shipped), NAME, tmp_path / "models")
     assert not list(tmp_path.iterdir())
 
 

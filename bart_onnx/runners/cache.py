@@ -131,6 +131,8 @@ class OrtState:
             self.cross = {name: np.repeat(array, count, 0) for name, array in self.cross.items()}
             self.source_lengths = np.repeat(self.source_lengths, count)
             self._origins = np.repeat(self._origins, count)
+        # A part that was expanded has rows of its own.
+        self._whole = None
         self.version += 1
 
     def select(self, rows: NDArray[np.intp], since: int = 0) -> None:

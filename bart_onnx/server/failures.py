@@ -150,7 +150,7 @@ def closing() -> Failure:
 
 def crowded() -> Failure:
     """More requests at a time than can be under way and wait."""
-    message = "As many requests are here as the server takes; ask again."
+    message = "As many requests are here as the server takes. Ask again in 1 s."
     headers = {"Retry-After": "1"}
     return Failure(429, message, code="rate_limit_exceeded", headers=headers)
 

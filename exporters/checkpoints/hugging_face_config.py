@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -168,6 +167,6 @@ def _probability(values: Mapping[str, Any], path: Path, key: str, default: float
     value = values.get(key)
     if value is None:
         return default
-    if type(value) not in (int, float) or not (math.isfinite(value) and 0 <= value < 1):
+    if type(value) not in (int, float) or not 0 <= value < 1:
         raise bad_value(path, key, value, "a number from 0 to below 1")
     return float(value)

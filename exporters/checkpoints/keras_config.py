@@ -6,7 +6,6 @@ taken from under them. It knows no weight file but for the shapes that settle a 
 
 from __future__ import annotations
 
-import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -110,7 +109,7 @@ def backbone_config(values: object, path: Path, vocabulary: Mapping[str, Any] | 
         if key in config or key not in fields:
             fields[key] = whole_number(config.get(key), key, path, limit)
     dropout = config.get("dropout", 0.1)
-    if type(dropout) not in (int, float) or not (math.isfinite(dropout) and 0 <= dropout < 1):
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
         raise _bad(path, "dropout", dropout, "a number from 0 to below 1")
     fields["dropout"] = float(dropout)
     for field, token in SPECIAL_TOKENS.items() if vocabulary is not None else ():

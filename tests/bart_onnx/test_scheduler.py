@@ -577,11 +577,19 @@ def test_a_limit_that_makes_no_sense_is_refused(value):
         Limits(rows=value)
 
 
-def engine_threads():
-    return [each for each in threading.enumerate() if each.name == "bart_onnx engine"]
+@pytest.fixture
+def engines():
+    """The threads of engines that were started since; servers of other tests have theirs."""
+    before = set(threading.enumerate())
+
+    def started():
+        threads = set(threading.enumerate()) - before
+        return [each for each in threads if each.name == "bart_onnx engine"]
+
+    return started
 
 
-def test_drain_finishes_what_was_taken_and_takes_no_more():
+def test_drain_finishes_what_was_taken_and_takes_no_more(engines):
     plans = [toy_plan(seed, **OPTIONS[seed % 9]) for seed in range(40)]
     scheduler = Scheduler(ToyRunner(CONFIG), Limits(rows=8))
     tickets = [scheduler.submit(Request(plan)) for plan in plans]
@@ -590,10 +598,10 @@ def test_drain_finishes_what_was_taken_and_takes_no_more():
         scheduler.submit(Request(plans[0]))
     for plan, ticket in zip(plans, tickets, strict=True):
         assert told(ticket.result(0)) == told(alone(ToyRunner(CONFIG), plan)[0])
-    assert not engine_threads()
+    assert not engines()
 
 
-def test_two_engines_and_many_threads():
+def test_two_engines_and_many_threads(engines):
     plans = [toy_plan(seed, **OPTIONS[seed % 9]) for seed in range(60)]
     expected = [told(alone(ToyRunner(CONFIG), plan)[0]) for plan in plans]
     found = [None] * len(plans)
@@ -604,7 +612,7 @@ def test_two_engines_and_many_threads():
             found[number] = told(ticket.result(60))
 
     with Scheduler(ToyRunner(CONFIG)) as one, Scheduler(ToyRunner(CONFIG)) as two:
-        assert len(engine_threads()) == 2
+        assert len(engines()) == 2
         threads = [
             threading.Thread(target=ask, args=(scheduler, range(first, 60, 6)))
             for first, scheduler in enumerate((one, two) * 3)
@@ -614,10 +622,10 @@ def test_two_engines_and_many_threads():
         for thread in threads:
             thread.join()
     assert found == expected
-    assert not engine_threads()
+    assert not engines()
 
 
-def test_closing_cancels_what_is_left():
+def test_closing_cancels_what_is_left(engines):
     entered, leave = threading.Event(), threading.Event()
 
     class Held(ToyRunner):
@@ -640,7 +648,7 @@ def test_closing_cancels_what_is_left():
     for ticket in tickets:
         with pytest.raises(RequestCancelledError):
             ticket.result(0)
-    assert not engine_threads()
+    assert not engines()
 
 
 def test_a_runner_whose_rows_cannot_join_is_refused():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras_files import GOLDEN, PRESET
 from safetensors.numpy import save
@@ -77,6 +77,7 @@ def test_json_is_as_deep_as_it_may_be(depth: int, lists: bool) -> None:
             parse_object(data)
 
 
+@example(key="dropout", value=10**400)
 @patient
 @given(st.sampled_from(sorted(HUGGING_FACE)), JSON)
 def test_a_config_is_refused_or_holds_numbers_that_can_be(key: str, value: Any) -> None:
@@ -89,6 +90,7 @@ def test_a_config_is_refused_or_holds_numbers_that_can_be(key: str, value: Any) 
     assert 0 <= found.dropout < 1
 
 
+@example(place=("config", "dropout"), value=10**400)
 @patient
 @given(
     st.sampled_from([("config", key) for key in sorted(KERAS["config"])] + [(k,) for k in KERAS]),

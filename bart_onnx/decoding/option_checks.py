@@ -31,7 +31,12 @@ def _integer(name: str, value: Any, least: int, most: int = _LARGEST_COUNT) -> i
 def _number(name: str, value: Any, least: float, most: float, open_below: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputTypeError(f"{name} must be a number, found {value!r:.80}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise InputError(
+            f"{name} must be a number that float32 can work with, found one that no float holds."
+        ) from None
     if number != 0 and not 1e-30 < abs(number) < 1e30 and math.isfinite(number):
         raise InputError(f"{name} must be a number that float32 can work with, found {value!r}.")
     above = number > least if open_below else number >= least

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from bart_onnx.decoding.filters import Filters, log_softmax, softmax
 from bart_onnx.decoding.options import DecodingOptions
+from bart_onnx.errors import InputError
 
 # Probabilities 0.5, 0.25, 0.125, 0.125.
 SHARES = np.log(np.array([[0.125, 0.5, 0.25, 0.125]], np.float32))
@@ -147,3 +148,9 @@ def test_softmax_is_a_distribution(scores: np.ndarray) -> None:
     assert shares.dtype == np.float32
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.exp(log_softmax(scores)), shares, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_a_number_that_no_float_holds_is_refused(value):
+    with pytest.raises(InputError, match=r"temperature must be .* no float holds"):
+        DecodingOptions(do_sample=True, temperature=value)

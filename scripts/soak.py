@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from soak_server import MIB, Server, busy_gauges, settled, watch
+from soak_server import ERROR, MIB, Server, busy_gauges, settled, watch
 from soak_wires import WIRES, WrongStatusError
 
 from bart_onnx import OnnxBartSeq2SeqLM
@@ -171,15 +171,19 @@ class Soak:
         return [text for each in found for text in ([each] if isinstance(each, str) else each)]
 
 
-def main() -> int:
-    """Run the soak; 0 when nothing was wrong."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Keep a server busy, and see that it stays right.")
     parser.add_argument("--preset", default="bart_tiny_en_g2p", help="a preset, or a bundle's path")
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--warm-up", type=float, default=None, help="seconds; a tenth, if left out")
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the soak; 0 when nothing was wrong."""
+    options = _options()
     warm_up = options.seconds / 10 if options.warm_up is None else options.warm_up
     server = Server(options.preset)
     idle = server.figures()
@@ -197,7 +201,7 @@ def main() -> int:
     after, gauges = settled(server, warm), busy_gauges(server)
     faults = [f"{line} when nobody asked" for line in gauges]
     faults += [f"the exit status is {status}" for status in [server.end()] if status]
-    faults += [line for line in server.log if "ERROR" in line]
+    faults += [line for line in server.log if ERROR in line]
     faults += _grown(warm, [*seen, after])
     report = {
         "seconds": options.seconds,

@@ -19,6 +19,8 @@ from pathlib import Path
 import httpx2
 
 MIB = 2**20
+#: What a line of the server's log has that tells a fault; see `bart_onnx.server.logs`.
+ERROR = '"level": "error"'
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Server:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            if not self._up.is_set() or '"level": "ERROR"' in line:
+            if not self._up.is_set() or ERROR in line:
                 self.log.append(line)
             if "running on" in line:
                 self._up.set()

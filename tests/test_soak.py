@@ -40,6 +40,28 @@ def test_a_busy_server_answers_right_and_keeps_nothing():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its figures are read from /proc")
+def test_a_fault_in_the_servers_log_is_reported(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'bart_onnx.serve' in sys.orig_argv:\n"
+        "    from bart_onnx.server.lifetime import Lifetime\n"
+        "    began, calls = Lifetime.begin, []\n"
+        "    def begin(self):\n"
+        "        began(self)\n"
+        "        calls.append(1)\n"
+        "        if len(calls) == 20:\n"
+        "            import logging\n"
+        "            logging.getLogger('bart_onnx').error('A fault.')\n"
+        "    Lifetime.begin = begin\n"
+    )
+    done = soak("--seconds", "2", "--warm-up", "1", "--clients", "2", path=[tmp_path])
+    assert done.returncode == 1, done.stdout + done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert any("A fault." in fault for fault in report["faults"])
+    assert report["wrong"] == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its figures are read from /proc")
 def test_a_wrong_answer_is_reported(tmp_path):
     """`generate` is made to say something else than the server, so that the soak must see it."""
     (tmp_path / "sitecustomize.py").write_text(

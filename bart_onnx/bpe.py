@@ -205,6 +205,8 @@ class BytePairEncoding:
         Raises:
             InputError: a text holds a surrogate, which UTF-8 cannot hold.
         """
+        if not any(texts):  # as most prompts are
+            return [[] for _ in texts]
         return [each.ids for each in self._encoded(self._engine.encode_batch_fast, texts)]
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:

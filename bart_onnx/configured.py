@@ -6,6 +6,7 @@ It knows the documented forms of inputs and results, as `generation` does for Ke
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,14 +104,28 @@ class ConfiguredCall:
         if asked.long_input is not None and preprocessor is None:
             raise InputError("long_input is for texts; without a preprocessor there are none.")
         self._scoring = Scoring(options, runner.config.vocabulary_size)
-        self._draws: CallDraws | None = None
-        if options.do_sample:
-            self._draws = Draws(options.seed).next_call()
-        # Rows and inputs of the batches before.
-        self._rows = self._inputs = 0
         self._reporter = Reporter(
             runner, preprocessor, asked.strip_prompt, asked.report or Report()
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        self._draws: CallDraws | None = None
+        if self.options.do_sample:
+            self._draws = Draws(self.options.seed).next_call()
+        # Rows and inputs of the batches before.
+        self._rows = self._inputs = 0
+
+    def again(self) -> ConfiguredCall:
+        """The same for other inputs: no batch came before, and random numbers are its own."""
+        call = copy(self)
+        call._begin()
+        return call
+
+    @property
+    def options(self) -> DecodingOptions:
+        """What decides over tokens."""
+        return self._asked.options
 
     @property
     def reporter(self) -> Reporter:

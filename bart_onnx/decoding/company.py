@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.search import Task
-
-_OF_EACH_ROW = ("seed", "max_length", "max_new_tokens")
-_DECISIVE = [each.name for each in fields(DecodingOptions) if each.name not in _OF_EACH_ROW]
 
 
 def company(task: Task) -> Hashable | None:
@@ -28,8 +23,7 @@ def company(task: Task) -> Hashable | None:
         return None
     if options.do_sample and options.num_beams > 1:
         return None
-    asked = tuple(getattr(options, name) for name in _DECISIVE)
-    return asked, task.log_probs, task.top_log_probs, task.speculate
+    return options.decisive, task.log_probs, task.top_log_probs, task.speculate
 
 
 # Rows of a step's outputs: neighbours as a slice.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,9 @@ _FOR_SAMPLING = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }
+
+# Rows that differ in nothing else may be searched together.
+_OF_EACH_ROW = ("seed", "max_length", "max_new_tokens")
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,12 @@ class DecodingOptions:
             object.__setattr__(self, field.name, value)
         _check_count(self)
         _check_forced(self)
+
+    @cached_property
+    def decisive(self) -> tuple[Any, ...]:
+        """All that decides over a token, but for a row's own length and random numbers."""
+        names = (each.name for each in dataclasses.fields(self))
+        return tuple(getattr(self, name) for name in names if name not in _OF_EACH_ROW)
 
     @property
     def copies(self) -> int:

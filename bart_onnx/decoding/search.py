@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -111,7 +111,7 @@ class Search(ABC):
     def __init__(
         self, task: Task, prompts: Prompts, numbers: NDArray[np.intp], limits: IdArray
     ) -> None:
-        self.task, self.copies = task, task.options.copies
+        self.task, self.copies, self._inputs = task, task.options.copies, task.inputs
         lengths = prompts.prompt_lengths[numbers].copy()
         self.rows = Rows(
             numbers,
@@ -191,7 +191,7 @@ class Search(ABC):
 
     def rename(self, number: int) -> None:
         """Call its one source so, where nothing that is asked looks at numbers."""
-        self.rows.numbers, self.task = np.array([number]), replace(self.task, inputs=None)
+        self.rows.numbers, self._inputs = np.array([number]), None
 
     def join(self, *others: Self) -> None:
         """The sources of other searches of the same kind follow this one's.
@@ -242,7 +242,7 @@ class Search(ABC):
             each(rows.lengths),
             each(rows.prompt_lengths),
             each(rows.limits),
-            each(rows.numbers if self.task.inputs is None else self.task.inputs[rows.numbers]),
+            each(rows.numbers if self._inputs is None else self._inputs[rows.numbers]),
             each(rows.sources),
             self._source_ids,
             self._source_lengths,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -127,25 +127,30 @@ async def aside(size: int, work: Callable[[], T]) -> T:
     return work() if size <= SHORT else await asyncio.to_thread(work)
 
 
-async def unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: HttpRequest, work: Awaitable[T]) -> T:
     """What some work gives, while the client stays; its body must have been read.
 
     Raises:
         ClientDisconnect: the client left; the work was cancelled.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
+    working, left = asyncio.current_task(), False
+    assert working is not None
+    before = working.cancelling()
+
+    async def leaving() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
         working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
-
-async def _left(request: HttpRequest) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    watch = asyncio.ensure_future(leaving())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # Another's wish to cancel goes before.
+        if left and working.uncancel() <= before:
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watch.cancel()

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.configured import ConfiguredCall
 from bart_onnx.decoding.search import Hypothesis
 from bart_onnx.errors import InputError
 from bart_onnx.results import Report
@@ -42,15 +41,15 @@ class Completion:
         self._model, self._asked, self._served = model, asked, served
         texts, ids = asked.texts, asked.ids
         long_input = asked.long_input or served.long_input
-        chosen = model.lm.by_config(
-            options=asked.options(),
+        self._call = model.asking.call(
+            asked.options(),
             long_input=None if texts is None else long_input,
             report=report,
             speculate=served.speculation,
         )
-        if chosen.options.copies > served.sequences:
-            raise InputError(f"{chosen.options.copies} beams are more than {served.sequences}.")
-        self._call = ConfiguredCall(model.lm.runner, model.lm.preprocessor, chosen)
+        self.options = self._call.options
+        if self.options.copies > served.sequences:
+            raise InputError(f"{self.options.copies} beams are more than {served.sequences}.")
         if texts is not None:
             texts = readable_texts(model.preprocessor, texts, long_input)
         self._texts = texts
@@ -61,7 +60,6 @@ class Completion:
         notes = [] if batch.texts is None else batch.texts.notes
         self._truncated = [bool(note) for note in notes] or [False] * len(batch.sources)
         self.prompt_tokens = sum(map(len, batch.sources))
-        self.options = chosen.options
 
     @property
     def count(self) -> int:

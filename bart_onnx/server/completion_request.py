@@ -216,7 +216,7 @@ def check_request(asked: CompletionRequest, limits: ServerOptions) -> None:
     Raises:
         Refusal: 400, or 413 for more text than is taken; it names the field.
     """
-    check_neutral(dict(asked), _NEUTRAL)
+    check_neutral({name: getattr(asked, name) for name in _NEUTRAL}, _NEUTRAL)
     count = asked.n or 1
     if asked.best_of not in (None, count):
         raise Refusal(400, f"best_of must be n, {count}, or left out.", param="best_of")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from bart_onnx.server.answering import aside
 from bart_onnx.server.completion_request import CompletionRequest, read_request
@@ -27,39 +27,50 @@ def completion_paths(names: Iterable[str]) -> list[str]:
     return [f"{prefix}{path}" for prefix in _PREFIXES for path in paths]
 
 
-def completion_routes(replies: Replies) -> APIRouter:
-    """The routes of these models."""
-    router, started = APIRouter(), int(time.time())
-    for prefix in _PREFIXES:
-        router.include_router(_routes(replies, started), prefix=prefix)
-    return router
+def completion_routes(replies: Replies) -> list[Route]:
+    """The routes of these models, the busiest first."""
+    asked = _Asked(replies)
+    calls: list[tuple[str, Callable[[Request], Awaitable[Response]], str]] = [
+        ("/completions", asked.completions, "POST"),
+        ("/models", asked.models, "GET"),
+        ("/models/{name}", asked.model, "GET"),
+        ("/chat/completions", asked.chat, "POST"),
+    ]
+    return [
+        Route(f"{prefix}{path}", answer, methods=[method])
+        for prefix in _PREFIXES
+        for path, answer, method in calls
+    ]
 
 
-def _routes(replies: Replies, started: int) -> APIRouter:
-    router = APIRouter()
+class _Asked:
+    """What is answered to each question."""
 
-    @router.get("/models")
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(name, started) for name in replies.models]}
+    def __init__(self, replies: Replies) -> None:
+        self._replies, self._started = replies, int(time.time())
 
-    @router.get("/models/{name}")
-    async def one_model(name: str) -> dict[str, Any]:
-        return _model(replies.model(name).name, started)
+    async def models(self, request: Request) -> Response:
+        """All of them."""
+        listed = [_model(name, self._started) for name in self._replies.models]
+        return JSONResponse({"object": "list", "data": listed})
 
-    @router.post("/chat/completions")
-    async def chat() -> None:
+    async def model(self, request: Request) -> Response:
+        """One."""
+        name = self._replies.model(request.path_params["name"]).name
+        return JSONResponse(_model(name, self._started))
+
+    async def chat(self, request: Request) -> Response:
+        """Nothing, and what to ask instead."""
         raise Refusal(404, "A BART does not chat; POST the text to /v1/completions.")
 
-    @router.post("/completions")
-    async def completions(request: Request) -> Response:
-        asked = read_request(await replies.body(request))
-        reply = await replies.begin(asked, client=request)
+    async def completions(self, request: Request) -> Response:
+        """What a model makes of prompts."""
+        asked = read_request(await self._replies.body(request))
+        reply = await self._replies.begin(asked, client=request)
         written = _Written(asked, reply, request.state.request_id)
         if asked.stream:
             return await reply.stream(request, written.chunks(), "[DONE]")
         return await reply.whole(request, written.whole)
-
-    return router
 
 
 class _Written:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from bart_onnx.server.failures import closing
 from bart_onnx.server.lifetime import Lifetime
 from bart_onnx.server.metrics import Figures
 from bart_onnx.server.served import ServedModel
 
-# Some probes ask for the head alone.
-_PROBED_BY = ["GET", "HEAD"]
 # So many failures of an engine in a row are its own and not a request's.
 _MOST_FAULTS = 3
 
@@ -65,24 +64,23 @@ class Health:
         return not scheduler.busy or scheduler.quiet <= self._stall
 
 
-def health_routes(health: Health, figures: Figures | None) -> APIRouter:
+def health_routes(health: Health, figures: Figures | None) -> list[Route]:
     """The routes; no `/metrics` without figures."""
-    router = APIRouter()
 
-    for prefix in ("/health", "/v2/health"):
+    async def live(request: Request) -> Response:
+        return health.answer(health.live)
 
-        @router.api_route(f"{prefix}/live", methods=_PROBED_BY)
-        async def live() -> Response:
-            return health.answer(health.live)
+    async def ready(request: Request) -> Response:
+        return health.answer(health.ready)
 
-        @router.api_route(f"{prefix}/ready", methods=_PROBED_BY)
-        async def ready() -> Response:
-            return health.answer(health.ready)
+    # Some probes ask for the head alone, which is answered where GET is.
+    probes = [("live", live), ("ready", ready)]
+    prefixes = ("/health", "/v2/health")
+    routes = [Route(f"{each}/{name}", answer) for each in prefixes for name, answer in probes]
+    if figures is None:
+        return routes
 
-    if figures is not None:
+    async def metrics(request: Request) -> Response:
+        return Response(figures.text(), media_type=CONTENT_TYPE_LATEST)
 
-        @router.get("/metrics")
-        async def metrics() -> Response:
-            return Response(figures.text(), media_type=CONTENT_TYPE_LATEST)
-
-    return router
+    return [*routes, Route("/metrics", metrics)]

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from bart_onnx.server.completion_request import read_body
 from bart_onnx.server.failures import Refusal
@@ -31,24 +31,25 @@ def hugging_face_paths(names: Iterable[str]) -> list[str]:
     return [f"{_PREFIX}/{name}{task}" for name in names for task in ("", "/summarization")]
 
 
-def hugging_face_routes(replies: Replies) -> APIRouter:
+def hugging_face_routes(replies: Replies) -> list[Route]:
     """The routes of these models."""
-    router = APIRouter(prefix=_PREFIX)
 
-    @router.post("/{name}")
     async def either(request: Request) -> Response:
         asked = read_body(TaskRequest, await replies.body(request))
         # Where only a text is sent, it does not say which task's answer is looked for.
         return await _answer(replies, request, asked, (GENERATED, SUMMARY))
 
-    @router.post("/{name}/summarization")
     async def summarization(request: Request) -> Response:
         asked = read_body(TaskRequest, await replies.body(request))
         if asked.stream or asked.parameters.details:
             raise Refusal(400, "Summaries have no stream and no details; ask the model's own URL.")
         return await _answer(replies, request, asked, (SUMMARY,))
 
-    return router
+    one = f"{_PREFIX}/{{name}}"
+    return [
+        Route(one, either, methods=["POST"]),
+        Route(f"{one}/summarization", summarization, methods=["POST"]),
+    ]
 
 
 async def _answer(

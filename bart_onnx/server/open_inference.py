@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from bart_onnx.server.binary_tensors import LENGTH_HEADER, parted
 from bart_onnx.server.completion_request import read_body, validated
@@ -46,90 +46,110 @@ def open_inference_paths(names: Iterable[str]) -> list[str]:
     return [_PREFIX, *(f"{model}{call}" for model in every for call in _CALLS)]
 
 
-def open_inference_routes(replies: Replies, health: Health) -> APIRouter:
+def open_inference_routes(replies: Replies, health: Health) -> list[Route]:
     """The routes of these models; those of the server's health are with its others."""
-    router = APIRouter(prefix=_PREFIX)
+    asked = _Asked(replies, health)
+    one = f"{_PREFIX}/models/{{name}}"
+    routes = [
+        route
+        for model in (one, f"{one}/versions/{{version}}")
+        for route in (
+            Route(f"{model}/infer", asked.infer, methods=["POST"]),
+            Route(f"{model}/generate", asked.generate, methods=["POST"]),
+            Route(f"{model}/generate_stream", asked.generate_stream, methods=["POST"]),
+            Route(f"{model}/ready", asked.ready),
+            Route(model, asked.metadata),
+        )
+    ]
+    return [*routes, Route(_PREFIX, asked.server)]
 
-    @router.get("")
-    async def server() -> dict[str, Any]:
-        return {"name": "bart_onnx", "version": __version__, "extensions": _EXTENSIONS}
 
-    for path in ("/models/{name}", "/models/{name}/versions/{version}"):
-        router.include_router(_about_a_model(replies, health), prefix=path)
-        router.include_router(_asking_a_model(replies), prefix=path)
-    return router
+class _Asked:
+    """What is answered to each question."""
 
+    def __init__(self, replies: Replies, health: Health) -> None:
+        self._replies, self._health = replies, health
 
-def _about_a_model(replies: Replies, health: Health) -> APIRouter:
-    router = APIRouter()
+    async def server(self, request: Request) -> Response:
+        """What this is."""
+        return JSONResponse(
+            {"name": "bart_onnx", "version": __version__, "extensions": _EXTENSIONS}
+        )
 
-    @router.get("")
-    async def metadata(request: Request) -> dict[str, Any]:
+    async def metadata(self, request: Request) -> Response:
+        """What a model takes and gives."""
         texts = {"datatype": TEXTS, "shape": [-1]}
-        return {
-            "name": _model(replies, request).name,
-            "versions": [_VERSION],
-            "platform": "bart_onnx",
-            "inputs": [{"name": INPUT, **texts}],
-            "outputs": [{"name": OUTPUT, **texts}],
-        }
+        return JSONResponse(
+            {
+                "name": self._model(request).name,
+                "versions": [_VERSION],
+                "platform": "bart_onnx",
+                "inputs": [{"name": INPUT, **texts}],
+                "outputs": [{"name": OUTPUT, **texts}],
+            }
+        )
 
-    @router.get("/ready")
-    async def ready(request: Request) -> Response:
-        name = _model(replies, request).name
-        serves = health.serves(name)
+    async def ready(self, request: Request) -> Response:
+        """Whether a model may be asked."""
+        name = self._model(request).name
+        serves = self._health.serves(name)
         return JSONResponse({"name": name, "ready": serves}, 200 if serves else 503)
 
-    return router
-
-
-def _asking_a_model(replies: Replies) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/infer")
-    async def infer(request: Request) -> Response:
-        model, body = _model(replies, request), await replies.body(request)
+    async def infer(self, request: Request) -> Response:
+        """Tensor of texts to tensor of texts."""
+        model, body = self._model(request), await self._replies.body(request)
         content, raw = parted(body, request.headers.get(LENGTH_HEADER))
         asked = read_body(InferRequest, content)
-        texts, as_bytes = asked.inputs[0].texts(raw, replies.options), asked.wants_bytes
-        reply = await _begun(replies, request, model, texts, asked.parameters, False)
-        form = partial(infer_response, _head(model, asked.id), as_bytes=as_bytes)
+        texts = asked.inputs[0].texts(raw, self._replies.options)
+        reply = await self._begun(request, model, texts, asked.parameters, False)
+        form = partial(infer_response, _head(model, asked.id), as_bytes=asked.wants_bytes)
         return await _whole(request, reply, form)
 
-    @router.post("/generate")
-    async def generate(request: Request) -> Response:
-        model = _model(replies, request)
-        asked = read_body(GenerateRequest, await replies.body(request))
+    async def generate(self, request: Request) -> Response:
+        """Text to text."""
+        model = self._model(request)
+        asked = read_body(GenerateRequest, await self._replies.body(request))
         parameters = validated(Parameters, asked.asked)
-        reply = await _begun(replies, request, model, asked.texts, parameters, False)
+        reply = await self._begun(request, model, asked.texts, parameters, False)
         form = partial(generated, _head(model, asked.id))
         return await _whole(request, reply, lambda texts: JSONResponse(form(texts)))
 
-    @router.post("/generate_stream")
-    async def generate_stream(request: Request) -> Response:
-        model = _model(replies, request)
-        asked = read_body(GenerateRequest, await replies.body(request))
+    async def generate_stream(self, request: Request) -> Response:
+        """Text to text, as it grows."""
+        model = self._model(request)
+        asked = read_body(GenerateRequest, await self._replies.body(request))
         parameters = validated(Parameters, asked.asked)
         if len(asked.texts) > 1:
             raise Refusal(400, "A stream is of one text; ask for each by itself.")
-        reply = await _begun(replies, request, model, asked.texts, parameters, True)
+        reply = await self._begun(request, model, asked.texts, parameters, True)
         return await reply.stream(request, _events(reply, _head(model, asked.id)))
 
-    return router
+    async def _begun(
+        self,
+        request: Request,
+        model: ServedModel,
+        texts: list[str],
+        parameters: Parameters,
+        stream: bool,
+    ) -> Reply:
+        if parameters.stream not in (None, stream):
+            raise Refusal(
+                400, "stream contradicts the route; generate_stream streams, others do not."
+            )
+        asked = completion_request(model.name, texts, parameters.of_decoding, stream=stream)
+        return await self._replies.begin(asked, parameters.deadline, parameters.order, request)
 
+    def _model(self, request: Request) -> ServedModel:
+        """The model of a path.
 
-async def _begun(
-    replies: Replies,
-    request: Request,
-    model: ServedModel,
-    texts: list[str],
-    parameters: Parameters,
-    stream: bool,
-) -> Reply:
-    if parameters.stream not in (None, stream):
-        raise Refusal(400, "stream contradicts the route; generate_stream streams, others do not.")
-    asked = completion_request(model.name, texts, parameters.of_decoding, stream=stream)
-    return await replies.begin(asked, parameters.deadline, parameters.order, request)
+        Raises:
+            Refusal: 404; there is none, or not this version of it.
+        """
+        found = self._replies.model(request.path_params["name"])
+        version = request.path_params.get("version", _VERSION)
+        if version != _VERSION:
+            raise Refusal(404, f"{found.name} has no version {version!r:.40}; there is {_VERSION}.")
+        return found
 
 
 async def _whole(request: Request, reply: Reply, form: Callable[[list[str]], Response]) -> Response:
@@ -145,19 +165,6 @@ async def _events(reply: Reply, head: Mapping[str, Any]) -> AsyncIterator[dict[s
         if piece.hypotheses is not None and reply.completion.count > 1:
             texts = reply.completion.texts([piece.hypotheses])
         yield generated(head, texts)
-
-
-def _model(replies: Replies, request: Request) -> ServedModel:
-    """The model of a path.
-
-    Raises:
-        Refusal: 404; there is none, or not this version of it.
-    """
-    found = replies.model(request.path_params["name"])
-    version = request.path_params.get("version", _VERSION)
-    if version != _VERSION:
-        raise Refusal(404, f"{found.name} has no version {version!r:.40}; there is {_VERSION}.")
-    return found
 
 
 def _head(model: ServedModel, given: str | None) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from importlib.resources import files
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 _FOLDER = files("bart_onnx.server").joinpath("page")
 
@@ -49,14 +49,12 @@ _HEADERS = {
 }
 
 
-def page_routes() -> APIRouter:
+def page_routes() -> list[Route]:
     """The routes of the page's files."""
-    router = APIRouter()
-    for path, (name, media_type) in _FILES.items():
-        page_file = _PageFile(_FOLDER.joinpath(name).read_bytes(), media_type)
-        # Of starlette, so that HEAD is answered too.
-        router.add_route(path, page_file.answer, methods=["GET"])
-    return router
+    return [
+        Route(path, _PageFile(_FOLDER.joinpath(name).read_bytes(), media_type).answer)
+        for path, (name, media_type) in _FILES.items()
+    ]
 
 
 class _PageFile:

@@ -11,6 +11,7 @@ from bart_onnx.errors import BartOnnxError
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 from bart_onnx.server.aligner import Aligner
+from bart_onnx.server.asking import Asking
 from bart_onnx.server.engine import Limits
 from bart_onnx.server.options import ServerOptions
 from bart_onnx.server.rehearsal import rehearse
@@ -34,6 +35,7 @@ class ServedModel:
     Attributes:
         name: what clients call it.
         preparing: where its texts are prepared; models that are served together share it.
+        asking: who knows what requests want of its decoding.
         aligner: who tells what its texts looked at.
     """
 
@@ -41,9 +43,11 @@ class ServedModel:
     lm: TextGenerator
     scheduler: Scheduler
     preparing: Stage = field(default_factory=preparing)
+    asking: Asking = field(init=False)
     aligner: Aligner = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "asking", Asking(self.lm))
         object.__setattr__(self, "aligner", Aligner(self.lm))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,23 @@ def client(models: Any) -> Any:
     from bart_onnx.server.app import create_app
 
     return TestClient(create_app(models, OPTIONS))
+
+
+@pytest.fixture
+def client_of(models: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What asks those models, had their preset another generation config."""
+    from fastapi.testclient import TestClient
+    from serving import NAME, OPTIONS
+
+    from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
+    from bart_onnx.server.app import create_app
+
+    def made(config: dict[str, Any]) -> TestClient:
+        monkeypatch.setattr(OnnxBartSeq2SeqLM, "generation_config", config)
+        # Another one, since a model remembers what it was asked.
+        return TestClient(create_app({NAME: dataclasses.replace(models[NAME])}, OPTIONS))
+
+    return made
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from bart_onnx.errors import EngineError
-from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed: no fastapi")
 from fastapi.testclient import TestClient
@@ -139,12 +138,10 @@ def test_stop_strings_end_a_text_and_are_not_in_it(client, served_lm, stop):
     assert joined(events_of(streamed)[:-1]) == [expected]
 
 
-def test_nothing_is_drawn_unasked_whatever_the_preset_says(models, served_lm, monkeypatch):
+def test_nothing_is_drawn_unasked_whatever_the_preset_says(client_of, served_lm):
     config = {**served_lm.generation_config, "do_sample": True, "temperature": 5.0}
     expected = served_lm.generate("summarization", do_sample=False)
-    monkeypatch.setattr(OnnxBartSeq2SeqLM, "generation_config", config)
-    with_config = TestClient(create_app(models, OPTIONS))
-    assert texts_of(ask(with_config, "summarization")) == [expected]
+    assert texts_of(ask(client_of(config), "summarization")) == [expected]
 
 
 @pytest.mark.filterwarnings("ignore::bart_onnx.errors.InputTruncatedWarning")
@@ -343,14 +340,13 @@ def test_an_engine_that_hangs_is_504_too(by_hand, monkeypatch, fields):
     assert "The engine has not answered" in answer.json()["error"]["message"]
 
 
-def test_what_cannot_be_decoded_is_422(models, served_lm, monkeypatch):
+def test_what_cannot_be_decoded_is_422(client_of, served_lm):
     config = {
         **served_lm.generation_config,
         "suppress_tokens": list(range(served_lm.config.vocabulary_size)),
     }
     config.pop("forced_bos_token_id")
-    monkeypatch.setattr(OnnxBartSeq2SeqLM, "generation_config", config)
-    answer = ask(TestClient(create_app(models, OPTIONS)), "x")
+    answer = ask(client_of(config), "x")
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"]["code"] == "not_decodable"
 

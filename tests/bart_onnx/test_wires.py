@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 
 from bart_onnx.errors import DecodingError, EngineError
-from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed: no fastapi")
 from fastapi.testclient import TestClient
@@ -217,12 +216,11 @@ def test_a_late_request_is_504(served_lm, wire, stream):
 
 
 @every_way
-def test_what_cannot_be_decoded_is_said(models, served_lm, monkeypatch, wire, stream):
+def test_what_cannot_be_decoded_is_said(client_of, served_lm, wire, stream):
     every_token = list(range(served_lm.config.vocabulary_size))
     config = {**served_lm.generation_config, "suppress_tokens": every_token}
     config.pop("forced_bos_token_id")
-    monkeypatch.setattr(OnnxBartSeq2SeqLM, "generation_config", config)
-    answer = TestClient(create_app(models, OPTIONS)).post(wire.path, json=wire.body(stream=stream))
+    answer = client_of(config).post(wire.path, json=wire.body(stream=stream))
     assert refused(wire, answer, 422, "could not be decoded")
 
 
@@ -293,14 +291,10 @@ def test_figures_name_the_route(models, wire):
 
 
 @every_way
-def test_nothing_is_drawn_unasked_whatever_the_preset_says(
-    models, served_lm, monkeypatch, wire, stream
-):
+def test_nothing_is_drawn_unasked_whatever_the_preset_says(client_of, served_lm, wire, stream):
     config = {**served_lm.generation_config, "do_sample": True, "temperature": 5.0}
     expected = served_lm.generate("summarization", do_sample=False)
-    monkeypatch.setattr(OnnxBartSeq2SeqLM, "generation_config", config)
-    client = TestClient(create_app(models, OPTIONS))
-    answer = client.post(wire.path, json=wire.body("summarization", stream))
+    answer = client_of(config).post(wire.path, json=wire.body("summarization", stream))
     assert wire.text(answer, stream) == expected
 
 

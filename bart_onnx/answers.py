@@ -16,7 +16,7 @@ from bart_onnx.config import BartConfig
 from bart_onnx.configured import Asked, ConfiguredCall
 from bart_onnx.decoding.generation_config import OPTION_NAMES, decoding_options
 from bart_onnx.decoding.protocols import Runner
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.documents import SplitTexts, joined_texts
 from bart_onnx.errors import DecodingError, InputError, InputTypeError
 from bart_onnx.generation import as_batches, checked_stops

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.builder import assemble_bundle, export_bundle, export_command, save_preset
+from bart_onnx.builder import export_bundle, export_command, save_preset
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BACKBONE_ARGUMENTS, BartConfig
 from bart_onnx.decoding.arrays import checked_prompts
@@ -28,11 +25,11 @@ from bart_onnx.initializer import initialize
 from bart_onnx.locate import find_bundle
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.presets import PRESETS
-from bart_onnx.runners.opening import BundleRunner, open_runner
+from bart_onnx.runnable_weights import RunnableWeights, Weights
+from bart_onnx.runners.opening import BundleRunner
 from bart_onnx.store import user_path
+from bart_onnx.tokenizer_options import keras_dtype
 from bart_onnx.weights import weight_shapes
-
-Weights = Mapping[str, Callable[[], NDArray[np.float32]]]
 
 
 class BartBackbone:
@@ -84,7 +81,7 @@ class BartBackbone:
             max_sequence_length,
         )
         drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        self._start(config, initialize(config, drawn), name, trainable)
+        self._start(RunnableWeights(config, initialize(config, drawn)), name, trainable)
 
     @classmethod
     def from_preset(
@@ -137,7 +134,7 @@ class BartBackbone:
                 f"{', '.join(overrides)} cannot be overridden while the preset's weights are "
                 "loaded; give load_weights=False."
             )
-        backbone.config = dataclasses.replace(backbone.config, dropout=dropout)
+        backbone._runnable.config = dataclasses.replace(backbone.config, dropout=dropout)
         return backbone
 
     @classmethod
@@ -145,29 +142,26 @@ class BartBackbone:
         cls, bundle: Bundle, device: str | Device = CPU, threads: int | None = None
     ) -> BartBackbone:
         """The backbone of an opened bundle; its weights are read from it only when asked for."""
-        backbone = cls.from_weights(
-            bundle.config, {name: _reader(bundle, name) for name in bundle.weight_names()}
-        )
-        backbone._bundle, backbone._device, backbone._threads = bundle, device, threads
-        return backbone
+        return cls._of(RunnableWeights.of_bundle(bundle, device, threads))
 
     @classmethod
     def from_weights(cls, config: BartConfig, weights: Weights) -> BartBackbone:
         """A backbone of any config, unequal sides included, with the weights named."""
+        return cls._of(RunnableWeights(config, weights))
+
+    @classmethod
+    def _of(cls, runnable: RunnableWeights) -> BartBackbone:
         backbone = object.__new__(cls)
-        backbone._start(config, weights, "bart_backbone", True)
+        backbone._start(runnable, "bart_backbone", True)
         return backbone
 
-    def _start(self, config: BartConfig, weights: Weights, name: str, trainable: bool) -> None:
-        self.config = config
-        self.name, self.trainable = name, trainable
-        self._weights = weights
-        self._bundle: Bundle | None = None
-        self._graphs: Bundle | None = None
-        self._release: Callable[[], Any] | None = None
-        self._runner: BundleRunner | None = None
-        self._device: str | Device = CPU
-        self._threads: int | None = None
+    def _start(self, runnable: RunnableWeights, name: str, trainable: bool) -> None:
+        self._runnable, self.name, self.trainable = runnable, name, trainable
+
+    @property
+    def config(self) -> BartConfig:
+        """Its numbers, those of both sides."""
+        return self._runnable.config
 
     @property
     def vocabulary_size(self) -> int:
@@ -207,37 +201,22 @@ class BartBackbone:
     @property
     def weights(self) -> Weights:
         """Every weight by its name in `bart_onnx.weights`: a function that reads it, float32."""
-        return self._weights
+        return self._runnable.weights
 
     @weights.setter
     def weights(self, weights: Weights) -> None:
         """Take other weights; what runs next runs with them."""
-        missing = sorted(set(weight_shapes(self.config)) - set(weights))
-        if missing:
-            raise InputError(f"The weights lack {', '.join(missing[:5])} ({len(missing)} in all).")
-        self._weights = weights
-        self._graphs, self._bundle, self._runner = self._bundle or self._graphs, None, None
+        self._runnable.weights = weights
 
     @property
     def bundle(self) -> Bundle:
         """The ONNX bundle that holds these weights, assembled now if there is none yet."""
-        if self._bundle is None:
-            home = tempfile.mkdtemp(prefix="bart_onnx-")
-            release, self._release = self._release, weakref.finalize(self, rmtree, home, True)
-            directory = Path(home) / "bundle"
-            self._bundle = assemble_bundle(self.config, self._weights, directory, self._graphs)
-            # The bundle whose graphs were copied may go now.
-            self._graphs = None
-            if release is not None:
-                release()
-        return self._bundle
+        return self._runnable.bundle
 
     @property
     def runner(self) -> BundleRunner:
         """The bundle's graphs, opened at their first use."""
-        if self._runner is None:
-            self._runner = open_runner(self.bundle, self._device, self._threads)
-        return self._runner
+        return self._runnable.runner
 
     def open(self) -> None:
         """Open the graphs now instead of at their first use."""
@@ -290,12 +269,12 @@ class BartBackbone:
             InputError: another format, or what a Keras preset cannot hold; it is named.
             ExportError: the directory has something in it, or cannot be written.
         """
-        bundle = self._bundle or self._graphs
+        bundle = self._runnable.last_bundle
         save_preset(
             format,
             user_path(directory),
             self.config,
-            self._weights,
+            self.weights,
             preprocessor,
             {} if bundle is None else bundle.generation_config,
             self._tokenizer_json() if preprocessor is not None else None,
@@ -304,7 +283,8 @@ class BartBackbone:
 
     def _tokenizer_json(self) -> Path | None:
         """The bundle's tokenizer.json in Hugging Face's layout, if it has one."""
-        directory = self._bundle.tokenizer_directory if self._bundle else None
+        bundle = self._runnable.bundle_so_far
+        directory = bundle.tokenizer_directory if bundle else None
         path = directory / "tokenizer.json" if directory else None
         if path is None or not path.is_file() or b'"registered_name"' in path.read_bytes():
             return None
@@ -328,12 +308,7 @@ class BartBackbone:
         return {
             "name": self.name,
             "trainable": self.trainable,
-            "dtype": {
-                "module": "keras",
-                "class_name": "DTypePolicy",
-                "config": {"name": "float32"},
-                "registered_name": None,
-            },
+            "dtype": keras_dtype("float32"),
             **{argument: getattr(self.config, argument) for argument in BACKBONE_ARGUMENTS},
         }
 
@@ -356,7 +331,3 @@ class BartBackbone:
             )
         config = dataclasses.replace(self.config, **overrides)
         return BartBackbone.from_weights(config, initialize(config))
-
-
-def _reader(bundle: Bundle, name: str) -> Callable[[], NDArray[np.float32]]:
-    return lambda: np.array(bundle.weight(name), order="C")

@@ -15,7 +15,8 @@ from bart_onnx.benchmarking.children import Opening, measure
 from bart_onnx.benchmarking.plot import check_can_draw, draw
 from bart_onnx.benchmarking.table import markdown
 from bart_onnx.devices import CPU, NAMES
-from bart_onnx.errors import BartOnnxError, InputError
+from bart_onnx.errors import InputError
+from bart_onnx.exit_status import exit_status
 from bart_onnx.graphs import PRECISIONS
 from bart_onnx.presets import PRESETS
 
@@ -23,24 +24,22 @@ from bart_onnx.presets import PRESETS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 for an error said, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.plot is not None:
-            if options.device != CPU:
-                raise InputError("--plot draws a core's time; leave it out on another device.")
-            check_can_draw()
-        report = _report(options)
-        print(markdown(report["cases"]))
-        if options.plot is not None:
-            draw(report["cases"], f"{options.preset}, {report['threads']} threads", options.plot)
-    except BartOnnxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: the plot could not be written: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: _measured(options),
+        interrupted="Interrupted.",
+        file_error="the plot could not be written: ",
+    )
+
+
+def _measured(options: argparse.Namespace) -> int:
+    if options.plot is not None:
+        if options.device != CPU:
+            raise InputError("--plot draws a core's time; leave it out on another device.")
+        check_can_draw()
+    report = _report(options)
+    print(markdown(report["cases"]))
+    if options.plot is not None:
+        draw(report["cases"], f"{options.preset}, {report['threads']} threads", options.plot)
     print(json.dumps(report))
     return 0
 

@@ -49,7 +49,7 @@ class AddedToken:
         for name in ("special", "lstrip", "rstrip", "single_word"):
             if not isinstance(getattr(self, name), bool):
                 raise InputTypeError(
-                    f"{name} of added token {self.content!r} must be true or false, "
+                    f"{name} of added token {self.content!r:.80} must be true or false, "
                     f"found {describe(getattr(self, name))}."
                 )
 
@@ -71,15 +71,15 @@ def checked_vocabulary(vocabulary: object) -> dict[str, int]:
     for token, token_id in vocabulary.items():
         if not isinstance(token, str) or type(token_id) is not int:
             raise InputTypeError(
-                f"Vocabulary must map str to int, found {token!r}: {describe(token_id)}."
+                f"Vocabulary must map str to int, found {token!r:.80}: {describe(token_id)}."
             )
         if not 0 <= token_id <= _LARGEST_ID:
             raise InputError(
-                f"The id of token {token!r} is {token_id}; ids are 0 to {_LARGEST_ID}."
+                f"The id of token {token!r:.80} is {token_id!s:.40}; ids are 0 to {_LARGEST_ID}."
             )
         if token_id in owners:
             raise InputError(
-                f"Tokens {owners[token_id]!r} and {token!r} share the id {token_id}; "
+                f"Tokens {owners[token_id]!r:.80} and {token!r:.80} share the id {token_id}; "
                 "give each its own."
             )
         owners[token_id] = token
@@ -172,7 +172,7 @@ class BytePairEncoding:
         for content in [*(cut.content for cut in cuts), unknown_token]:
             if content is not None and content not in self.vocabulary:
                 raise InputError(
-                    f"Token {content!r} is set apart by the tokenizer's options, but is not among "
+                    f"Token {content!r:.80} is set apart by the tokenizer's options, but is not among "
                     f"the {len(self.vocabulary)} tokens of the vocabulary. "
                     "Add it there or leave it out."
                 )

@@ -120,7 +120,7 @@ class BartConfig:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise InputError(f"BartConfig has no field {', '.join(unknown)}.")
+            raise InputError(f"BartConfig has no field {', '.join(unknown):.200}.")
         missing = sorted(
             name
             for name, field in fields.items()
@@ -135,7 +135,7 @@ class BartConfig:
 
 def _check_size(name: str, value: int, largest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise InputError(f"{name} must be a whole number from 1 to {largest}, found {value!r}.")
+        raise InputError(f"{name} must be a whole number from 1 to {largest}, found {value!r:.80}.")
 
 
 def _check_type(name: str, value: object, annotation: str) -> None:
@@ -147,4 +147,4 @@ def _check_type(name: str, value: object, annotation: str) -> None:
         optional = value is None and "None" in annotation
         fits = optional or (isinstance(value, int) and not isinstance(value, bool))
     if not fits:
-        raise InputError(f"BartConfig {name} must be {annotation}, found {value!r}.")
+        raise InputError(f"BartConfig {name} must be {annotation}, found {value!r:.80}.")

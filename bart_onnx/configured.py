@@ -19,7 +19,8 @@ from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.protocols import Runner
 from bart_onnx.decoding.scoring import Scoring
-from bart_onnx.decoding.search import Hypothesis, Search, Task
+from bart_onnx.decoding.search import Search
+from bart_onnx.decoding.tasks import Hypothesis, Task
 from bart_onnx.documents import Documents, LongInput, SplitTexts
 from bart_onnx.errors import InputError
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor

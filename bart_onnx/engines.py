@@ -132,8 +132,8 @@ class Engines:
         manifest = sealed_manifest(path, WHAT, AGAIN)
         if manifest.get("format") != FORMAT or manifest.get("format_version") != FORMAT_VERSION:
             raise BundleFormatError(
-                f"{path} holds {manifest.get('format')} of format "
-                f"{manifest.get('format_version')}; this version reads {FORMAT} of format "
+                f"{path} holds {manifest.get('format')!s:.80} of format "
+                f"{manifest.get('format_version')!s:.40}; this version reads {FORMAT} of format "
                 f"{FORMAT_VERSION}. {AGAIN}"
             )
         try:
@@ -146,7 +146,7 @@ class Engines:
                 raise TypeError("digest")
         except (BundleError, KeyError, TypeError, ValueError) as error:
             raise BundleDamagedError(
-                f"{path / MANIFEST} is no manifest: {error!r}. {AGAIN}"
+                f"{path / MANIFEST} is no manifest: {error!r:.200}. {AGAIN}"
             ) from None
         for name, file in manifest["files"].items():
             check_file(path, name, file, verify, AGAIN)

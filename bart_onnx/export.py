@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bart_onnx.builder import export_bundle, export_engines, export_triton
-from bart_onnx.errors import BartOnnxError
+from bart_onnx.exit_status import exit_status
 from bart_onnx.graphs import PRECISIONS
 from bart_onnx.presets import PRESETS
 from bart_onnx.server.options import served_name
@@ -25,15 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     engines = {name: value for name in _ENGINES if (value := getattr(options, name)) is not None}
     _check_usage(parser, options, engines)
-    try:
-        printed = _exported(options, engines)
-    except BartOnnxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; a bundle is there whole, or not at all.", file=sys.stderr)
-        return 130
-    print(*printed, sep="\n")
+    return exit_status(
+        lambda: _print_exported(options, engines),
+        interrupted="Interrupted; a bundle is there whole, or not at all.",
+    )
+
+
+def _print_exported(options: argparse.Namespace, engines: Mapping[str, Any]) -> int:
+    print(*_exported(options, engines), sep="\n")
     return 0
 
 

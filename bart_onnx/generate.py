@@ -25,7 +25,8 @@ from bart_onnx.bulk_flags import (
     opened,
     prefix_of,
 )
-from bart_onnx.errors import BartOnnxError, InputError, InputTruncatedWarning
+from bart_onnx.errors import InputError, InputTruncatedWarning
+from bart_onnx.exit_status import exit_status
 from bart_onnx.input_lines import Inputs
 from bart_onnx.option_flags import asked_options
 from bart_onnx.output_lines import Done, JsonLines, Output, OutputFile, PlainLines
@@ -43,22 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     _check_usage(parser, options)
+    return exit_status(
+        lambda: _read_or_left(options),
+        interrupted="Interrupted; what was written is kept.",
+        file_error="the output could not be written: ",
+    )
+
+
+def _read_or_left(options: argparse.Namespace) -> int:
     try:
         with _warnings_in_a_line():
             return _run(options)
-    except BartOnnxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         # Whoever read the output has enough of it; nothing more is written, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        print(f"error: the output could not be written: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; what was written is kept.", file=sys.stderr)
-        return 130
 
 
 def _run(options: argparse.Namespace) -> int:

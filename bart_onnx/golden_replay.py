@@ -13,7 +13,7 @@ import numpy as np
 
 from bart_onnx.answers import Model, asked_of
 from bart_onnx.configured import Batch, ConfiguredCall
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.errors import BartOnnxError, DecodingError
 from bart_onnx.golden import Golden, GoldenRequest
 from bart_onnx.reporting import decoded

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 _MODULES = {
-    "BartTokenizer": "keras_hub.src.models.bart.bart_tokenizer",
-    "BartSeq2SeqLMPreprocessor": "keras_hub.src.models.bart.bart_seq_2_seq_lm_preprocessor",
+    "BartBackbone": "bart_backbone",
+    "BartSeq2SeqLM": "bart_seq_2_seq_lm",
+    "BartSeq2SeqLMPreprocessor": "bart_seq_2_seq_lm_preprocessor",
+    "BartTokenizer": "bart_tokenizer",
 }
 
 
 def keras_object(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What KerasHub 0.32 writes for an object of this class with this config."""
     return {
-        "module": _MODULES[class_name],
+        "module": f"keras_hub.src.models.bart.{_MODULES[class_name]}",
         "class_name": class_name,
         "config": dict(config),
         "registered_name": f"keras_hub>{class_name}",

@@ -30,7 +30,8 @@ from bart_onnx.bulk_flags import (
     inputs_of,
     opened,
 )
-from bart_onnx.errors import BartOnnxError, InputError, InputTruncatedWarning, MissingPackageError
+from bart_onnx.errors import InputError, InputTruncatedWarning, MissingPackageError
+from bart_onnx.exit_status import exit_status
 from bart_onnx.input_lines import Inputs, Line
 from bart_onnx.option_flags import asked_options
 from bart_onnx.output_lines import Done, JsonLines, OutputFile
@@ -183,14 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     flags = parser.parse_args(arguments)
     check_record_flags(parser, flags)
-    try:
-        return _run(flags)
-    except (BartOnnxError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; finished files are kept.", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: _run(flags), interrupted="Interrupted; finished files are kept.", file_error=""
+    )
 
 
 def _run(flags: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bart_onnx.decoding import replay
 from bart_onnx.decoding.prompts import Efforts
 from bart_onnx.decoding.protocols import Runner
-from bart_onnx.decoding.search import FinishReason, Hypothesis
+from bart_onnx.decoding.tasks import FinishReason, Hypothesis
 from bart_onnx.documents import joined_texts
 from bart_onnx.errors import InputError
 from bart_onnx.long_inputs import Part

@@ -8,7 +8,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from bart_onnx.errors import BartOnnxError, InputTruncatedWarning, MissingPackageError
+from bart_onnx.errors import InputTruncatedWarning, MissingPackageError
+from bart_onnx.exit_status import exit_status
 from bart_onnx.presets import PRESETS
 from bart_onnx.server.options import ServerOptions, option_parser, read_options
 
@@ -22,17 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = option_parser("python -m bart_onnx.serve", f"Built-in presets: {', '.join(PRESETS)}.")
     flags = parser.parse_args(arguments)
-    try:
-        _serve(read_options(flags, os.environ))
-    except BartOnnxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(lambda: _serve(read_options(flags, os.environ)))
 
 
-def _serve(options: ServerOptions) -> None:
+def _serve(options: ServerOptions) -> int:
     try:
         from bart_onnx.server import logs, running, served
     except ImportError as error:
@@ -50,6 +44,7 @@ def _serve(options: ServerOptions) -> None:
         )
     logs.log_to_stderr()
     running.run(served.opened(options), options)
+    return 0
 
 
 def _is_loopback(host: str) -> bool:

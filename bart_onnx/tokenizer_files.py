@@ -150,14 +150,14 @@ def _from_hugging_face_json(path: Path, content: Mapping[str, Any]) -> Tokenizer
     if not isinstance(model, dict) or model.get("type") != "BPE":
         found = model.get("type") if isinstance(model, dict) else describe(model)
         raise CheckpointError(
-            f"{path} must hold a BPE model as BART's does, found {found}. "
+            f"{path} must hold a BPE model as BART's does, found {found!s:.80}. "
             "Use the tokenizer files of a BART checkpoint."
         )
     pre_tokenizer = _checked_pipeline(path, content)
     for name in _REFUSED_BPE_SETTINGS:
         if model.get(name):
             raise CheckpointError(
-                f"{path} sets {name} to {model[name]!r} in its BPE model, which BART does not "
+                f"{path} sets {name} to {model[name]!r:.80} in its BPE model, which BART does not "
                 "use and this package does not do. Use the tokenizer files of a BART checkpoint."
             )
     added = content.get("added_tokens") or []
@@ -208,7 +208,7 @@ def _with_added_ids(path: Path, vocabulary: object, added: object) -> object:
         content, token_id = entry["content"], entry.get("id")
         if whole.setdefault(content, token_id) != token_id:
             raise CheckpointError(
-                f"{path} gives added token {content!r} the id {token_id}, but its vocabulary "
+                f"{path} gives added token {content!r:.80} the id {token_id!s:.40}, but its vocabulary "
                 f"has {whole[content]} for it. Make them agree."
             )
     return whole
@@ -263,7 +263,7 @@ def _keras_options(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(config) - _KERAS_OPTIONS)
     if unknown:
         raise CheckpointError(
-            f"{path} sets {', '.join(unknown)}; known are {', '.join(sorted(_KERAS_OPTIONS))}."
+            f"{path} sets {', '.join(unknown):.200}; known are {', '.join(sorted(_KERAS_OPTIONS))}."
         )
     return dict(config)
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from bart_onnx.answers import Model
 from bart_onnx.bundle import Bundle, is_bundle
 from bart_onnx.devices import CPU, NAMES
-from bart_onnx.errors import BartOnnxError, BundleError
+from bart_onnx.errors import BundleError
+from bart_onnx.exit_status import FAILED, exit_status
 from bart_onnx.golden import Golden
 from bart_onnx.golden_replay import decoder
 from bart_onnx.graphs import FP32, PRECISIONS
@@ -32,17 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        _check_usage(parser, options)
-        return _verified(options)
-    except (BartOnnxError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return exit_status(lambda: _verified(parser, options), file_error="")
 
 
-def _verified(options: argparse.Namespace) -> int:
+def _verified(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    _check_usage(parser, options)
     directory = local_directory(options.bundle, options.precision or FP32)
     count = 0
     for fault in faults(directory):
@@ -50,7 +45,7 @@ def _verified(options: argparse.Namespace) -> int:
         count += 1
     if count:
         print(f"{directory}: faults: {count}")
-        return 1
+        return FAILED
     print(f"{directory}: whole")
     if options.run:
         bundle = Bundle.open(directory, verify=False)

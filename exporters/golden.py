@@ -15,7 +15,7 @@ import numpy as np
 from bart_onnx.answers import Model
 from bart_onnx.bundle import GOLDEN, Bundle
 from bart_onnx.config import BartConfig
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.errors import DecodingError, InputError, InputTooLongError
 from bart_onnx.golden import MOST_BEAMS, MOST_NEW_TOKENS, Golden, GoldenRequest
 from bart_onnx.golden_replay import call_and_batch, decoder

@@ -3,8 +3,8 @@
     python scripts/client_checks.py CLIENT URL MODEL < texts
 
 CLIENT is tritonclient or kserve. Each line of standard input is a text, a tab, and what `generate`
-makes of it. It needs that client and nothing of this package: scripts/check_clients runs it in an
-environment of the clients' own, since they pin what this package does not.
+makes of it. It needs that client and nothing of this package, so that it may run where a client is
+that pins what this package does not take: scripts/check_clients makes such an environment.
 """
 
 from __future__ import annotations

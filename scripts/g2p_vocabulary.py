@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from byte_symbols import byte_symbols
+
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>")
-
-
-def byte_symbols() -> dict[int, str]:
-    """GPT-2's sign for each byte: itself where it can be seen, else one from U+0100 on."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in seen]
-    symbols = {byte: chr(byte) for byte in seen}
-    return symbols | {byte: chr(0x100 + index) for index, byte in enumerate(hidden)}
 
 
 def byte_vocabulary(characters: Iterable[str]) -> tuple[dict[str, int], list[str]]:

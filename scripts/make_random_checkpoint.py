@@ -11,22 +11,21 @@ bart_onnx nor torch, so that what it writes can judge both.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import shutil
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+from synthetic_tokenizer import write_synthetic_tokenizer
 
 CHUNK = 1 << 20  # values drawn at a time: 4 MiB of float32
 DTYPES = {"float32": ("F32", "<f4"), "float16": ("F16", "<f2")}
-SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
 
 Fill = Literal["normal", "ones", "zeros"]
@@ -280,26 +279,7 @@ def write_tokenizer(output: Path, size: int, source: Path | None) -> None:
             if (source / name).is_file():
                 shutil.copyfile(source / name, output / name)
         return
-    alphabet = byte_alphabet()
-    pairs = list(itertools.islice(_pairs(alphabet), size - len(SPECIAL_TOKENS) - 256 - 1))
-    tokens = [*SPECIAL_TOKENS, *alphabet, *(left + right for left, right in pairs), "<mask>"]
-    _write_json(output / "vocab.json", {token: index for index, token in enumerate(tokens)})
-    merges = ["#version: 0.2", *(f"{left} {right}" for left, right in pairs)]
-    (output / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
-
-
-def byte_alphabet() -> list[str]:
-    """One visible character for each byte, as byte-level BPE writes them: a printable one stands
-    for itself, the n-th of the others is character 256 + n (the blank is `Ġ`, 256 + 32)."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = itertools.count(256)
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
-
-
-def _pairs(alphabet: list[str]) -> Iterator[tuple[str, str]]:
-    # Small letters and the blank first, so that a small vocabulary merges in English text too.
-    ordered = sorted(alphabet, key=lambda letter: not ("a" <= letter <= "z" or letter == "Ġ"))
-    return itertools.product(ordered, repeat=2)
+    write_synthetic_tokenizer(output, size)
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -37,9 +37,9 @@ from bart_onnx.decoding.decode import decode
 from bart_onnx.decoding.generation_config import decoding_options
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.scoring import Scoring
-from bart_onnx.decoding.search import Task
+from bart_onnx.decoding.tasks import Task
 from bart_onnx.runners.ort import OrtRunner
-from bart_onnx.server.engine import Limits
+from bart_onnx.server.limits import Limits
 from bart_onnx.server.requests import Request
 from bart_onnx.server.scheduler import Scheduler
 

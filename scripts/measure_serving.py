@@ -12,7 +12,8 @@ percentile of its answers. Then requests come at random times, at rates that gro
 passed, or any answer is not 200, and shrink again: each rate with a server that is warm, its first
 fifth not counted. At last, if asked, --overload times the highest of these rates. The ways:
 
-one: --rows 1. static: rows join when none runs. continuous: as the server does by default.
+one: --rows 1. static, leaving, continuous: --batching; the last is what the server does by default,
+static what a queue before a call of `generate` does.
 
 The shipped preset is sent the words of tests/data/words.txt, and ends by itself; other bundles get
 random ids, and exactly as many tokens are asked for as a mixture of request_lengths.py says.
@@ -47,6 +48,7 @@ FIRST_WORD = 4
 WAYS = {
     "one": ("--rows", "1"),
     "static": ("--batching", "static"),
+    "leaving": ("--batching", "leaving"),
     "continuous": ("--batching", "continuous"),
 }
 # Rates grow and shrink by this.
@@ -65,7 +67,7 @@ def main() -> None:
     parser.add_argument("--times", type=float, nargs="+", default=[2, 3, 5], help="limits")
     parser.add_argument("--overload", type=float, help="at last, so many times the highest rate")
     parser.add_argument("--overload-seconds", type=float, default=200)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["one", "static", "continuous"])
     parser.add_argument("--begin", type=float, nargs="*", default=[], help="a first rate each")
     parser.add_argument("--cores", type=int, nargs=2, default=(0, 1))
     asked = parser.parse_args()

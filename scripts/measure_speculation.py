@@ -29,67 +29,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forced_runner import ForcedRunner
 
 from bart_onnx.bundle import Bundle
-from bart_onnx.config import BartConfig
 from bart_onnx.decoding.decode import decode
 from bart_onnx.decoding.drafts import SourceDrafts
 from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.scoring import Scoring
-from bart_onnx.decoding.search import Hypothesis, Task
-from bart_onnx.graphs import TOP_TOKEN_IDS
-from bart_onnx.runners.cache import OrtState
+from bart_onnx.decoding.tasks import Hypothesis, Task
 from bart_onnx.runners.ort import OrtRunner
 
 START, BOS = 2, 0
 FIRST_WORD = 4
 
 Rows = Sequence[tuple[list[int], list[int]]]  # of a source and what it becomes
-
-
-class ForcedRunner:
-    """A runner whose every step runs, and then says what it was told to say.
-
-    Rows are told apart by the lengths of their sources. The encoder runs once; its output serves
-    every later call.
-    """
-
-    def __init__(self, runner: OrtRunner, targets: Mapping[int, Sequence[int]]) -> None:
-        self._runner = runner
-        self._targets = {length: np.array(target) for length, target in targets.items()}
-        self._encoded: OrtState | None = None
-
-    @property
-    def config(self) -> BartConfig:
-        return self._runner.config
-
-    @property
-    def tokens_at_once(self) -> int:
-        return self._runner.tokens_at_once
-
-    @property
-    def batch_tokens(self) -> int | None:
-        return self._runner.batch_tokens
-
-    def drafts_pay(self, sources: int) -> bool:
-        return self._runner.drafts_pay(sources)
-
-    def encode(self, token_ids: np.ndarray, lengths: np.ndarray) -> OrtState:
-        if self._encoded is None:
-            self._encoded = self._runner.encode(token_ids, lengths)
-        cross = {name: array.copy() for name, array in self._encoded.cross.items()}
-        return OrtState(self.config, cross, lengths.copy())
-
-    def step(
-        self, state: OrtState, token_ids: np.ndarray, wanted: Sequence[str]
-    ) -> Mapping[str, Any]:
-        following = state.lengths[:, None] + 1 + np.arange(token_ids.shape[1])
-        outputs = self._runner.step(state, token_ids, wanted)
-        for row, length in enumerate(state.source_lengths.tolist()):
-            target = self._targets[length]
-            outputs[TOP_TOKEN_IDS][row, :, 0] = target[following[row].clip(max=len(target) - 1)]
-        return outputs
 
 
 def main() -> None:

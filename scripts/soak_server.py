@@ -7,54 +7,28 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from server_process import Running
 
 MIB = 2**20
 #: What a line of the server's log has that tells a fault; see `bart_onnx.server.logs`.
 ERROR = '"level": "error"'
 
 
-@dataclass
-class Server:
-    """A started server and what /proc says of it."""
+class Server(Running):
+    """A started server, of whose log only faults are kept, and what /proc says of it."""
 
-    preset: str
-    flags: tuple[str, ...] = ()
-    log: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        command = [sys.executable, "-m", "bart_onnx.serve", "--preset", self.preset]
-        command += ["--port", "0", "--offline", "--threads", "1", "--drain-delay", "0"]
-        # Its log goes on being read, so that it never waits for a reader.
-        self.process = subprocess.Popen(
-            [*command, *self.flags], stderr=subprocess.PIPE, text=True, bufsize=1
-        )
-        self._up = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
-        if not self._up.wait(120):
-            raise SystemExit("The server did not start:\n" + "".join(self.log))
-        found = re.findall(r"http://[\d.]+:\d+", "".join(self.log))
-        if not found:
-            raise SystemExit("The server did not start:\n" + "".join(self.log))
-        self.url = found[0]
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if not self._up.is_set() or ERROR in line:
-                self.log.append(line)
-            if "running on" in line:
-                self._up.set()
-        self._up.set()
+    def __init__(self, preset: str) -> None:
+        super().__init__(preset=preset, keeps=lambda line: ERROR in line)
 
     def figures(self) -> dict[str, int]:
         """Its resident bytes, threads and descriptors."""
@@ -65,11 +39,6 @@ class Server:
             "threads": int(re.findall(r"Threads:\s+(\d+)", status)[0]),
             "descriptors": len(os.listdir(root / "fd")),
         }
-
-    def end(self) -> int:
-        """Its exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
 
 
 def watch(server: Server, seen: list[dict[str, int]], over: threading.Event, every: float) -> None:

@@ -164,6 +164,19 @@ def log_to(path: Path) -> Callbacks:
     return Callbacks(on_batch_end, lambda epoch, logs: write({"epoch": epoch, **logs}))
 
 
+def write_checkpoint(directory: Path, trainer: Trainer, tokenizer: BartTokenizer) -> None:
+    """What was trained, in Hugging Face's layout."""
+    config = trainer.bart.config
+    generation = {
+        "forced_bos_token_id": config.start_token_id,
+        "max_length": LENGTH,
+        "num_beams": 1,
+    }
+    hugging_face_writer.write(
+        directory, config, weights_of(trainer.bart), tokenizer, generation_config=generation
+    )
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--heldout", type=Path, required=True, help="words to keep out, a TSV")
@@ -211,17 +224,7 @@ def main() -> None:
         validation,
         log_to(arguments.output / "training.jsonl"),
     )
-    hugging_face_writer.write(
-        arguments.output / "checkpoint",
-        config,
-        weights_of(trainer.bart),
-        preprocessor.tokenizer,
-        generation_config={
-            "forced_bos_token_id": config.start_token_id,
-            "max_length": LENGTH,
-            "num_beams": 1,
-        },
-    )
+    write_checkpoint(arguments.output / "checkpoint", trainer, preprocessor.tokenizer)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""Where tests find data."""
+"""Where tests find data, and models that more than one room of tests asks."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from bart_onnx import OnnxBartSeq2SeqLM
+from bart_onnx.answers import Model
 from bart_onnx.bundle import Bundle
+from bart_onnx.store import shipped_path
+
+_SHIPPED = "bart_tiny_en_g2p"
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +24,26 @@ def shared_data() -> Path:
     if not directory.is_dir():
         pytest.skip("../shared/data, beside the project's root, is not there")
     return directory
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where bundles and engines are kept during the test; there is nothing yet."""
+    monkeypatch.setenv("BART_ONNX_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def shipped_copy(tmp_path: Path) -> Path:
+    """A copy of the bundle that ships, which the test may spoil."""
+    return shutil.copytree(shipped_path(_SHIPPED), tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def shipped_model() -> Model:
+    """What that bundle is asked through."""
+    lm = OnnxBartSeq2SeqLM.from_preset(_SHIPPED, offline=True)
+    return Model(lm.runner, lm.preprocessor)
 
 
 @pytest.fixture(scope="session")

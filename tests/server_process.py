@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+from processes import exit_status
 from serving import NAME
 
-PRESET = ("--preset", NAME, "--offline", "--threads", "1", "--drain-delay", "0")
+QUICK = ("--offline", "--threads", "1", "--drain-delay", "0", "--port", "0")
 
 
 class Running:
-    """A started server; its log is read all the time, so that it never waits for a reader."""
+    """A started server; its log is read all the time, so that it never waits for a reader.
 
-    def __init__(self, *flags: str, environment: Mapping[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "bart_onnx.serve", *PRESET, "--port", "0", *flags]
+    Args:
+        flags: of the server, besides.
+        keeps: which lines of its log are kept once it is up.
+    """
+
+    def __init__(
+        self,
+        *flags: str,
+        preset: str = NAME,
+        environment: Mapping[str, str] | None = None,
+        keeps: Callable[[str], bool] = lambda line: True,
+    ) -> None:
+        command = [sys.executable, "-m", "bart_onnx.serve", "--preset", preset, *QUICK, *flags]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         self.log: list[str] = []
-        self._up = threading.Event()
-        self._reader = threading.Thread(target=self._read)
+        self._keeps, self._up = keeps, threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self._up.wait(60), "".join(self.log)
         (port,) = re.findall(r"http://127.0.0.1:(\d+)", "".join(self.log))
@@ -36,19 +47,17 @@ class Running:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.log.append(line)
+            if not self._up.is_set() or self._keeps(line):
+                self.log.append(line)
             if "running on" in line:
                 self._up.set()
         self._up.set()
 
     def end(self) -> int:
         """Its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(30)
+            return exit_status(self.process)
         finally:
-            self.process.kill()
             self._reader.join()
             for pipe in (self.process.stdout, self.process.stderr):
                 assert pipe is not None

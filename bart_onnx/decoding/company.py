@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.decoding.search import Task
+from bart_onnx.decoding.tasks import Task
 
 
 def company(task: Task) -> Hashable | None:

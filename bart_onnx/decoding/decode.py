@@ -23,8 +23,9 @@ from bart_onnx.decoding.prompts import (
     read_prompts,
 )
 from bart_onnx.decoding.protocols import AnyState, Runner
-from bart_onnx.decoding.search import Search, Task
+from bart_onnx.decoding.search import Search
 from bart_onnx.decoding.single import SingleSearch
+from bart_onnx.decoding.tasks import Task
 
 
 def decode(

@@ -11,8 +11,8 @@ from bart_onnx.decoding.candidates import Outputs
 from bart_onnx.decoding.drafts import AtPlace, Drafts, Feed
 from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
-from bart_onnx.decoding.search import Task
 from bart_onnx.decoding.single import SingleSearch
+from bart_onnx.decoding.tasks import Task
 from bart_onnx.graphs import LOG_SUM_EXP, TOP_TOKEN_IDS
 
 

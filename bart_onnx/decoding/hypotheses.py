@@ -20,7 +20,8 @@ from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.rows import widened
 from bart_onnx.decoding.scoring import NO_TOKEN_LEFT, NOT_FINITE, beams_looked_at, forbidding
-from bart_onnx.decoding.search import Search, Task
+from bart_onnx.decoding.search import Search
+from bart_onnx.decoding.tasks import Task
 
 _NONE = np.float32(-1e9)
 # A score below this has no beam behind it: sums of log-probabilities do not come near.

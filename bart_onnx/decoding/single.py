@@ -12,7 +12,8 @@ from bart_onnx.decoding.histories import IdArray
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.rows import widened
 from bart_onnx.decoding.scoring import NO_TOKEN_LEFT, NOT_FINITE, forbidding
-from bart_onnx.decoding.search import Hypothesis, Search, Task
+from bart_onnx.decoding.search import Search
+from bart_onnx.decoding.tasks import Hypothesis, Task
 from bart_onnx.samplers.distributions import drawn
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bart_onnx.decoding import replay
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.server.alignment_forms import Span, pieces, source_spans
 from bart_onnx.server.requests import Hypotheses
 from bart_onnx.server.stage import Stage

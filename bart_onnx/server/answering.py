@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -119,11 +119,12 @@ class Answers:
         self._changed.set()
 
 
-async def aside(size: int, work: Callable[[], T]) -> T:
-    """What some work on so many tokens that were found gives, in a thread where it is not short.
+async def aside(found: Iterable[Hypotheses], work: Callable[[], T]) -> T:
+    """What some work on what was found gives, in a thread where it is not short.
 
     A thread takes 0.2 ms to be asked.
     """
+    size = sum(len(each.token_ids) for hypotheses in found for each in hypotheses)
     return work() if size <= SHORT else await asyncio.to_thread(work)
 
 

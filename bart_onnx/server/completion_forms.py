@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.errors import InputError
 from bart_onnx.results import Report
 from bart_onnx.server.alignment_forms import clipped, offsets

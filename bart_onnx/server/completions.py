@@ -89,7 +89,7 @@ class _Written:
         """In one."""
         for row, hypotheses in enumerate(found):
             await self._reply.completion.align(row, hypotheses)
-        return JSONResponse(await aside(_tokens(found), partial(self._form, found)))
+        return JSONResponse(await aside(found, partial(self._form, found)))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """As events."""
@@ -99,7 +99,7 @@ class _Written:
             if piece.hypotheses is not None:
                 await self._reply.completion.align(piece.row, piece.hypotheses)
             found = [] if piece.hypotheses is None else [piece.hypotheses]
-            for choice in await aside(_tokens(found), partial(self._news, piece)):
+            for choice in await aside(found, partial(self._news, piece)):
                 yield {**self._head, "choices": [choice], **usage}
         if usage:
             told = self._reply.completion.usage(self._reply.found)
@@ -122,11 +122,6 @@ class _Written:
         if len(choices) == 1:
             choices[0]["text"] = piece.text
         return choices
-
-
-def _tokens(found: Iterable[Hypotheses]) -> int:
-    """How much work it is to write them."""
-    return sum(len(each.token_ids) for hypotheses in found for each in hypotheses)
 
 
 def _model(name: str, created: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from bart_onnx.decoding.protocols import SlotRunner
 from bart_onnx.errors import BartOnnxError, EngineError, InputError
 from bart_onnx.server.encoding import encoded
 from bart_onnx.server.lane import Lane, Member
-from bart_onnx.server.requests import Ticket, as_error, why_dropped
+from bart_onnx.server.limits import Limits, Load
+from bart_onnx.server.requests import Hypotheses, Ticket, as_error, why_dropped
 from bart_onnx.server.waiting import Held, Waiting, soonest
 
 # As for batches of one call, see `decoding.prompts`.
@@ -30,56 +30,6 @@ _PAUSE = 4
 _MANY = 0.3
 
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much is taken on at a time.
-
-    Attributes:
-        cache_tokens: tokens that the caches of all requests under way may come to hold: of each
-            its source and each of its rows, all as long as the longest of them. Memory has room for
-            up to twice as many, so that it need not grow with each.
-            None for what the runner says.
-        rows: rows decoded together.
-        encoder_tokens: source tokens that are encoded for every four steps while rows run; a longer
-            source waits for as many steps as it is worth.
-        waiting, waiting_tokens: requests that may wait, and tokens of their sources.
-        static: whether rows join only when none runs, which is there to be compared with.
-
-    Raises:
-        InputError: one of them is no whole number, or less than 1.
-    """
-
-    cache_tokens: int | None = None
-    rows: int = 64
-    encoder_tokens: int = 1024
-    waiting: int = 256
-    waiting_tokens: int = 262_144
-    static: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name == "static" or (name == "cache_tokens" and value is None):
-                continue
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= 1):
-                raise InputError(f"{name} must be a whole number, at least 1; found {value!r}.")
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a scheduler has to do.
-
-    Attributes:
-        waiting: requests not under way.
-        running: requests under way, and `rows`, `cache_tokens` what they take.
-    """
-
-    waiting: int
-    running: int
-    rows: int
-    cache_tokens: int
 
 
 class Engine:
@@ -107,6 +57,8 @@ class Engine:
         self._running: dict[int, Ticket] = {}
         # Source tokens that may be encoded now, and turns since any were.
         self._allowance = self._turns = self.faults = 0
+        # What has ended of a static batch, and is not answered.
+        self._held_back: list[tuple[Ticket, Hypotheses]] = []
         # Whether any ticket was cancelled, and the time before which none under way is late.
         self._unwanted, self._soonest = False, math.inf
 
@@ -132,6 +84,8 @@ class Engine:
         self._admit()
         for copies in list(self._lanes):
             self._step(copies)
+        if not self._running:
+            self._answer_all()
         return self.busy
 
     def fail_all(self, error: Exception) -> None:
@@ -139,6 +93,7 @@ class Engine:
         for ticket in list(self._running.values()):
             self._fail(ticket, error)
         self._lanes.clear()
+        self._answer_all()
 
     def _held(self) -> Held:
         return Held().and_of(*(ticket.request for ticket in list(self._running.values())))
@@ -198,7 +153,7 @@ class Engine:
         self._turns += 1
         if first is None:
             return []
-        if limits.static:
+        if limits.batching != "continuous":
             return [] if self._running else self._waiting.take(Held(), tokens, limits.rows, tokens)
         gained, running = limits.encoder_tokens, len(self._running)
         longest = max(gained, first.request.source_tokens)
@@ -261,11 +216,19 @@ class Engine:
             ticket = member.tickets[number]
             self._leave(ticket)
             self._waiting.note_finished(ticket.request.tokens, now)
-            ticket.finish(found, now)
+            self._held_back.append((ticket, found))
+        if self._limits.batching != "static":
+            self._answer_all()
         if member.followed:
             for line, ticket in member.in_flight():
                 if ticket.request.is_followed:
                     ticket.tell(*search.told(line))
+
+    def _answer_all(self) -> None:
+        now = self._clock()
+        for ticket, found in self._held_back:
+            ticket.finish(found, now)
+        self._held_back.clear()
 
     def _fail_member(self, member: Member, error: Exception) -> None:
         for ticket in member.tickets.values():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bart_onnx.server.answering import aside
 from bart_onnx.server.completion_request import read_body
 from bart_onnx.server.failures import Refusal
 from bart_onnx.server.hugging_face_forms import (
@@ -61,8 +62,8 @@ async def _answer(
         return await reply.stream(request, _events(reply, with_details))
 
     async def form(found: list[Hypotheses]) -> Response:
-        told = await asyncio.to_thread(answers, reply.completion, found, names, with_details)
-        return JSONResponse(told)
+        work = partial(answers, reply.completion, found, names, with_details)
+        return JSONResponse(await aside(found, work))
 
     return await reply.whole(request, form)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.server.completion_forms import Completion, finite
 from bart_onnx.server.completion_request import (
     BODY,

@@ -5,7 +5,6 @@ A model is named by its path; its one version is "1".
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bart_onnx.server.answering import aside
 from bart_onnx.server.binary_tensors import LENGTH_HEADER, parted
 from bart_onnx.server.completion_request import read_body, validated
 from bart_onnx.server.failures import Refusal
@@ -154,7 +154,7 @@ class _Asked:
 
 async def _whole(request: Request, reply: Reply, form: Callable[[list[str]], Response]) -> Response:
     async def written(found: list[Hypotheses]) -> Response:
-        return form(await asyncio.to_thread(reply.completion.texts, found))
+        return form(await aside(found, partial(reply.completion.texts, found)))
 
     return await reply.whole(request, written)
 

@@ -19,14 +19,13 @@ from bart_onnx.devices import CPU
 from bart_onnx.documents import LongInput
 from bart_onnx.errors import InputError, InputTypeError, MissingFileError, MissingPackageError
 from bart_onnx.graphs import PRECISIONS
+from bart_onnx.server.limits import BATCHINGS
 from bart_onnx.store import preset_path
 
 PREFIX = "BART_ONNX_"
 _CONFIG = "config"
 # Texts that are split have several rows, whose outputs are not one stream.
 _LONG_INPUTS = tuple(each for each in get_args(LongInput) if each != "split")
-
-_BATCHINGS = ("continuous", "static")
 
 _LARGEST_FILE, _MOST_BRACKETS = 1 << 14, 100
 # An int beyond it is no float.
@@ -71,7 +70,9 @@ class ServerOptions:
     )
     rows: int = _option(64, "rows decoded together")
     batching: str = _option(
-        "continuous", "when rows join: continuous, between any two steps; static, when none runs"
+        "continuous",
+        "when rows join: continuous, between any two steps; leaving, when none runs; static, when "
+        "none runs, and all are answered when the last has ended",
     )
     cache_tokens: int | None = _option(None, "tokens of all caches; unset: what the device says")
     waiting: int = _option(256, "requests that may wait")
@@ -104,7 +105,7 @@ class ServerOptions:
             raise InputError(f"port must be at most 65535, found {self.port}.")
         _check_known("long_input", self.long_input, _LONG_INPUTS)
         _check_known("precision", self.precision, PRECISIONS)
-        _check_known("batching", self.batching, _BATCHINGS)
+        _check_known("batching", self.batching, BATCHINGS)
         for key in self.api_key:
             _check_key(key)
         self._check_presets()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from bart_onnx.answers import Model
 from bart_onnx.configured import ConfiguredCall
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.errors import QueueFullError
 from bart_onnx.golden import Golden, GoldenRequest
 from bart_onnx.golden_replay import Decode, call_and_batch

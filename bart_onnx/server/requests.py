@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from bart_onnx.configured import Plan
 from bart_onnx.decoding.company import company
 from bart_onnx.decoding.decode import kind_of
-from bart_onnx.decoding.search import Hypothesis, Search
+from bart_onnx.decoding.search import Search
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.errors import (
     DeadlineError,
     DecodingError,

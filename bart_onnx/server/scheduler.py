@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from bart_onnx.decoding.protocols import SlotRunner
 from bart_onnx.errors import EngineError, InputError, SchedulerClosedError
-from bart_onnx.server.engine import Clock, Engine, Limits, Load
+from bart_onnx.server.engine import Clock, Engine
+from bart_onnx.server.limits import Limits, Load
 from bart_onnx.server.requests import Request, Ticket, cancelled
 from bart_onnx.server.waiting import Waiting
 

@@ -12,7 +12,7 @@ from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
 from bart_onnx.server.aligner import Aligner
 from bart_onnx.server.asking import Asking
-from bart_onnx.server.engine import Limits
+from bart_onnx.server.limits import Limits
 from bart_onnx.server.options import ServerOptions
 from bart_onnx.server.rehearsal import rehearse
 from bart_onnx.server.scheduler import Scheduler
@@ -73,7 +73,7 @@ def opened(options: ServerOptions) -> dict[str, ServedModel]:
         cache_tokens=options.cache_tokens,
         rows=options.rows,
         waiting=options.waiting,
-        static=options.batching == "static",
+        batching=options.batching,
     )
     try:
         for name, preset in options.names.items():

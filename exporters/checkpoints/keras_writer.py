@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from bart_onnx.config import BACKBONE_ARGUMENTS, BartConfig
 from bart_onnx.errors import InputError
+from bart_onnx.keras_objects import keras_object
 from bart_onnx.publish import staged
 from bart_onnx.tokenizer import BartTokenizer
+from bart_onnx.tokenizer_options import keras_dtype
 from bart_onnx.weights import weight_shapes
 from exporters.checkpoints.hugging_face_generation import FILE as GENERATION_FILE
 from exporters.checkpoints.keras_config import LENGTHS, SPECIAL_TOKENS
@@ -29,7 +31,6 @@ Weights = Mapping[str, Callable[[], NDArray[np.float32]]]
 
 # Whose layout this is.
 _KERAS, _KERAS_HUB = "3.15.1", "0.32.0"
-_BART = "keras_hub.src.models.bart"
 _GIGABYTE = 1 << 30
 # What KerasHub's tokenizer takes; ours also keeps rules of added tokens, which it would refuse.
 _TOKENIZER_KEYS = (
@@ -124,7 +125,7 @@ def _write_objects(
     files = {
         "config.json": backbone,
         "metadata.json": _metadata(config),
-        "task.json": _object("bart_seq_2_seq_lm", "BartSeq2SeqLM", task),
+        "task.json": keras_object("BartSeq2SeqLM", task),
     }
     if tokenizer is not None and preprocessor is not None:
         files["preprocessor.json"] = preprocessor
@@ -147,8 +148,8 @@ def _metadata(config: BartConfig) -> dict[str, Any]:
 
 def _backbone(config: BartConfig) -> dict[str, Any]:
     numbers = {name: getattr(config, name) for name in BACKBONE_ARGUMENTS}
-    common = {"name": "bart_backbone", "trainable": True, "dtype": _policy("float32")}
-    return _object("bart_backbone", "BartBackbone", {**common, **numbers})
+    common = {"name": "bart_backbone", "trainable": True, "dtype": keras_dtype("float32")}
+    return keras_object("BartBackbone", {**common, **numbers})
 
 
 def _preprocessor(tokenizer: BartTokenizer, lengths: Mapping[str, int]) -> dict[str, Any]:
@@ -157,30 +158,12 @@ def _preprocessor(tokenizer: BartTokenizer, lengths: Mapping[str, int]) -> dict[
     config = {
         "name": "bart_seq2_seq_lm_preprocessor",
         "trainable": True,
-        "dtype": _policy("float32"),
-        "tokenizer": _object("bart_tokenizer", "BartTokenizer", inner),
+        "dtype": keras_dtype("float32"),
+        "tokenizer": keras_object("BartTokenizer", inner),
         "config_file": "preprocessor.json",
         **lengths,
     }
-    return _object("bart_seq_2_seq_lm_preprocessor", "BartSeq2SeqLMPreprocessor", config)
-
-
-def _object(module: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "module": f"{_BART}.{module}",
-        "class_name": name,
-        "config": dict(config),
-        "registered_name": f"keras_hub>{name}",
-    }
-
-
-def _policy(dtype: str) -> dict[str, Any]:
-    return {
-        "module": "keras",
-        "class_name": "DTypePolicy",
-        "config": {"name": dtype},
-        "registered_name": None,
-    }
+    return keras_object("BartSeq2SeqLMPreprocessor", config)
 
 
 def _write_weights(directory: Path, config: BartConfig, weights: Weights, limit: float) -> None:

@@ -70,7 +70,7 @@ def by_hand(served_lm: Any) -> Any:
     """A model whose engine takes no turn until it is told to, and whose queue holds two."""
     from serving import NAME
 
-    from bart_onnx.server.engine import Limits
+    from bart_onnx.server.limits import Limits
     from bart_onnx.server.scheduler import Scheduler
     from bart_onnx.server.served import ServedModel
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bart_onnx.decoding import replay
-from bart_onnx.decoding.search import Hypothesis
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.errors import DeadlineError, SchedulerClosedError
 from bart_onnx.tokenizer import BartTokenizer
 

@@ -23,7 +23,9 @@ def through_device(**options):
     """The preset on a device whose memory is the CPU's."""
     lm = preset(threads=1)
     device = Device("cuda", **options)
-    lm.backbone._runner = CudaRunner(lm.runner.bundle, device, threads=1, placement=STAND_IN)
+    lm.backbone._runnable._runner = CudaRunner(
+        lm.runner.bundle, device, threads=1, placement=STAND_IN
+    )
     return lm
 
 

@@ -12,7 +12,7 @@ from toy_runner import END, ToyRunner, ToyState, config, random_prompts, some, w
 from bart_onnx.decoding.decode import decode
 from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.scoring import Scoring
-from bart_onnx.decoding.search import Task
+from bart_onnx.decoding.tasks import Task
 from bart_onnx.errors import InputError
 from bart_onnx.graphs import LOG_SUM_EXP, LOGITS
 from bart_onnx.samplers.draws import Draws

@@ -173,11 +173,7 @@ def interpreter_of(block):
         if shutil.which("curl") is None:
             pytest.skip("curl is not installed")
         return ["bash", "-eu"]
-    if "tritonclient" in block.text:
-        if not (ROOT / ".venv-clients" / "installed").is_file():
-            pytest.skip(".venv-clients is not there; scripts/check_clients makes it")
-        return [ROOT / ".venv-clients" / "bin" / "python", "-"]
-    for package in ("openai", "huggingface_hub"):
+    for package in ("openai", "huggingface_hub", "tritonclient"):
         if package in block.text:
             pytest.importorskip(package, reason=f"{package} is not installed")
     return [sys.executable, "-"]

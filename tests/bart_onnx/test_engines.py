@@ -6,16 +6,14 @@ import dataclasses
 import json
 
 import pytest
+from written_engines import HERE, LIMITS, written
 
 from bart_onnx.bundle import Bundle
 from bart_onnx.config import BartConfig
 from bart_onnx.engines import (
-    FORMAT,
     FORMAT_VERSION,
     Engines,
     Limits,
-    Platform,
-    bundle_digest,
     engines_directory,
     find_engines,
     key,
@@ -27,36 +25,13 @@ from bart_onnx.errors import (
     InputError,
     MissingFileError,
 )
-from bart_onnx.publish import seal
 from bart_onnx.sealed import file_sha256
 from bart_onnx.store import shipped_path
 
-HERE = Platform("tensorrt_rtx", "1.7.1", "sm89")
-LIMITS = Limits(8, 64, 32)
-
 
 @pytest.fixture
-def bundle(monkeypatch, tmp_path):
-    monkeypatch.setenv("BART_ONNX_HOME", str(tmp_path / "home"))
+def bundle(home):
     return Bundle.open(shipped_path("bart_tiny_en_g2p"))
-
-
-def written(bundle, platform=HERE, limits=LIMITS, **changes):
-    """A directory with engines that are a few bytes."""
-    directory = engines_directory(bundle) / key(bundle, limits, platform)
-    directory.mkdir(parents=True)
-    for name in ("encoder", "decoder_step"):
-        (directory / f"{name}.engine").write_bytes(name.encode())
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "platform": dataclasses.asdict(platform),
-        "limits": dataclasses.asdict(limits),
-        "bundle": {"digest": bundle_digest(bundle)},
-        **changes,
-    }
-    seal(directory, manifest, {})
-    return directory
 
 
 def resealed(directory, change):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 
@@ -13,7 +12,6 @@ import pytest
 from resealing import reseal
 
 from bart_onnx import OnnxBartSeq2SeqLM, verify
-from bart_onnx.answers import Model
 from bart_onnx.bundle import GOLDEN, Bundle
 from bart_onnx.errors import BundleError, GoldenError
 from bart_onnx.golden import Golden
@@ -23,17 +21,6 @@ from bart_onnx.server.options import ServerOptions
 from bart_onnx.store import shipped_path
 
 PRESET = "bart_tiny_en_g2p"
-
-
-@pytest.fixture
-def bundle(tmp_path):
-    return shutil.copytree(shipped_path(PRESET), tmp_path / "bundle")
-
-
-@pytest.fixture(scope="module")
-def model():
-    lm = OnnxBartSeq2SeqLM.from_preset(PRESET, offline=True)
-    return Model(lm.runner, lm.preprocessor)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +36,14 @@ def resealed(directory, change):
     reseal(directory)
 
 
-def test_the_shipped_preset_answers_as_it_did(model, golden):
+def test_the_shipped_preset_answers_as_it_did(shipped_model, golden):
     assert len(golden.requests) >= 5
     assert {request.options["num_beams"] for request in golden.requests} == {1, 4}
-    found = replay(golden, decoder(model))
+    found = replay(golden, decoder(shipped_model))
     assert found.differences == ()
     assert found.largest < golden.tolerance / 10
     assert found.same_bits
-    assert list(replay_texts(golden, model)) == []
+    assert list(replay_texts(golden, shipped_model)) == []
     assert (shipped_path(PRESET) / GOLDEN).stat().st_size < 8000
 
 
@@ -96,32 +83,32 @@ def other_output(content):
         (other_output, r"request 2 .*the answer's ids are .*, not 'nonsense'"),
     ],
 )
-def test_a_difference_is_named(bundle, capsys, change, says):
+def test_a_difference_is_named(shipped_copy, capsys, change, says):
     import re
 
-    resealed(bundle, change)
-    assert verify.main([str(bundle)]) == 0
-    assert verify.main([str(bundle), "--run", "--threads", "1"]) == 1
+    resealed(shipped_copy, change)
+    assert verify.main([str(shipped_copy)]) == 0
+    assert verify.main([str(shipped_copy), "--run", "--threads", "1"]) == 1
     said = capsys.readouterr().err
     assert re.search(says, said), said
     assert f"python -m bart_onnx.export --preset {PRESET} --precision fp32" in said
 
 
-def test_of_a_checkpoint_in_a_directory_the_command_says_what_it_lacks(bundle, capsys):
-    manifest = json.loads((bundle / "manifest.json").read_text())
+def test_of_a_checkpoint_in_a_directory_the_command_says_what_it_lacks(shipped_copy, capsys):
+    manifest = json.loads((shipped_copy / "manifest.json").read_text())
     manifest["source"]["name"] = "my model"
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
-    resealed(bundle, another_token)
-    assert verify.main([str(bundle), "--run", "--threads", "1"]) == 1
+    (shipped_copy / "manifest.json").write_text(json.dumps(manifest))
+    resealed(shipped_copy, another_token)
+    assert verify.main([str(shipped_copy), "--run", "--threads", "1"]) == 1
     said = capsys.readouterr().err
     assert "--preset 'PATH/TO/my model' --precision fp32, with the path that it has here" in said
 
 
-def test_a_machine_that_computes_otherwise_is_found(golden, model):
+def test_a_machine_that_computes_otherwise_is_found(golden, shipped_model):
     """One logit in a thousand is off by a hundredth, as by a kernel that cuts sums off."""
 
     def sick(requests):
-        for best in decoder(model)(requests):
+        for best in decoder(shipped_model)(requests):
             log_probs = best.log_probs.copy()
             log_probs[-1] += 0.002
             yield dataclasses.replace(best, log_probs=log_probs)
@@ -131,9 +118,9 @@ def test_a_machine_that_computes_otherwise_is_found(golden, model):
     assert all("off by 0.002, allowed are 0.001" in line for line in found.differences)
 
 
-def test_answers_that_change_in_company_are_told_by_their_bits(golden, model):
+def test_answers_that_change_in_company_are_told_by_their_bits(golden, shipped_model):
     def in_company(requests):
-        for best in decoder(model)(requests):
+        for best in decoder(shipped_model)(requests):
             nudge = np.float32(1e-6 if len(requests) > 1 else 0)
             yield dataclasses.replace(best, log_probs=best.log_probs + nudge)
 
@@ -142,15 +129,15 @@ def test_answers_that_change_in_company_are_told_by_their_bits(golden, model):
     assert not found.same_bits
 
 
-def test_logits_that_are_not_finite_are_told_with_the_weight(bundle, capsys):
-    opened = Bundle.open(bundle)
+def test_logits_that_are_not_finite_are_told_with_the_weight(shipped_copy, capsys):
+    opened = Bundle.open(shipped_copy)
     entry = opened.manifest["tensors"]["decoder.layers.1.feedforward_output.bias"]
-    with (bundle / "weights.bin").open("r+b") as file:
+    with (shipped_copy / "weights.bin").open("r+b") as file:
         file.seek(entry["offset"])
         file.write(np.float32(np.nan).tobytes())
-    reseal(bundle)
+    reseal(shipped_copy)
     with pytest.raises(GoldenError) as told:
-        served.opened(ServerOptions(preset=(str(bundle),), threads=1))
+        served.opened(ServerOptions(preset=(str(shipped_copy),), threads=1))
     assert "logits are not finite" in str(told.value)
     assert "'decoder.layers.1.feedforward_output.bias' are not finite" in str(told.value)
 
@@ -160,24 +147,24 @@ def without_golden(bundle):
     reseal(bundle)
 
 
-def test_a_bundle_of_before_opens_and_says_that_it_has_none(bundle, capsys):
-    without_golden(bundle)
-    assert OnnxBartSeq2SeqLM.from_preset(bundle).summarize("onnx")
-    assert verify.main([str(bundle)]) == 0
-    assert verify.main([str(bundle), "--run"]) == 1
+def test_a_bundle_of_before_opens_and_says_that_it_has_none(shipped_copy, capsys):
+    without_golden(shipped_copy)
+    assert OnnxBartSeq2SeqLM.from_preset(shipped_copy).summarize("onnx")
+    assert verify.main([str(shipped_copy)]) == 0
+    assert verify.main([str(shipped_copy), "--run"]) == 1
     assert "has no golden requests" in capsys.readouterr().err
-    served.close(served.opened(ServerOptions(preset=(str(bundle),), threads=1)))
+    served.close(served.opened(ServerOptions(preset=(str(shipped_copy),), threads=1)))
 
 
-def test_the_server_refuses_to_be_ready(bundle):
-    resealed(bundle, another_token)
+def test_the_server_refuses_to_be_ready(shipped_copy):
+    resealed(shipped_copy, another_token)
     with pytest.raises(GoldenError, match=r"(?s)token 3 is.*export it here, from the checkpoint"):
-        served.opened(ServerOptions(preset=(str(bundle),), threads=1))
+        served.opened(ServerOptions(preset=(str(shipped_copy),), threads=1))
 
 
 @pytest.mark.parametrize("limits", [{"waiting": 1}, {"rows": 1}, {"cache_tokens": 64}])
-def test_the_server_rehearses_within_its_limits(bundle, limits):
-    options = ServerOptions(preset=(str(bundle),), threads=1, **limits)
+def test_the_server_rehearses_within_its_limits(shipped_copy, limits):
+    options = ServerOptions(preset=(str(shipped_copy),), threads=1, **limits)
     models = served.opened(options)
     served.close(models)
     assert list(models) == ["bundle"]
@@ -206,10 +193,10 @@ def test_the_server_rehearses_within_its_limits(bundle, limits):
         lambda content: content["requests"][0].update(log_probs=[0.0] * 99),
     ],
 )
-def test_what_is_no_golden_json_is_refused(bundle, change):
-    resealed(bundle, change)
+def test_what_is_no_golden_json_is_refused(shipped_copy, change):
+    resealed(shipped_copy, change)
     with pytest.raises(BundleError, match="golden"):
-        Golden.of(Bundle.open(bundle))
+        Golden.of(Bundle.open(shipped_copy))
 
 
 SAME = """

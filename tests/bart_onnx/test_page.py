@@ -20,8 +20,8 @@ from fastapi.testclient import TestClient
 import bart_onnx.server
 from bart_onnx.configured import ConfiguredCall
 from bart_onnx.server.app import create_app
-from bart_onnx.server.engine import Limits
 from bart_onnx.server.lifetime import Lifetime
+from bart_onnx.server.limits import Limits
 from bart_onnx.server.options import ServerOptions
 from bart_onnx.server.page import PAGE_PATHS
 from bart_onnx.server.requests import Request

@@ -17,7 +17,7 @@ from bart_onnx.decoding.decode import decode
 from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.scoring import Scoring
-from bart_onnx.decoding.search import Task
+from bart_onnx.decoding.tasks import Task
 from bart_onnx.errors import (
     DeadlineError,
     DecodingError,
@@ -32,7 +32,7 @@ from bart_onnx.results import Report
 from bart_onnx.runners.ort import OrtRunner
 from bart_onnx.samplers.draws import Draws
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
-from bart_onnx.server.engine import Limits, Load
+from bart_onnx.server.limits import Limits, Load
 from bart_onnx.server.requests import Request
 from bart_onnx.server.scheduler import Scheduler
 from bart_onnx.server.waiting import Held
@@ -272,17 +272,22 @@ def test_who_is_cancelled_while_others_are_told_leaves_before_the_next_step():
     assert told(tickets[3].result(0)) == told(alone(ToyRunner(CONFIG), toy_plan(4, **long))[0])
 
 
-def test_static_rows_join_when_none_runs():
+@pytest.mark.parametrize("batching", ["leaving", "static"])
+def test_rows_of_batches_join_when_none_runs(batching):
     runner = ToyRunner(CONFIG)
-    limits = Limits(rows=4, encoder_tokens=1, static=True)
+    limits = Limits(rows=4, encoder_tokens=1, batching=batching)
     scheduler, tickets = by_hand(runner, limits), []
     plans = [toy_plan(seed, max_length=6 + seed, eos_token_id=()) for seed in range(10)]
     tickets += [scheduler.submit(Request(plan)) for plan in plans[:2]]
     scheduler.turn()
     tickets += [scheduler.submit(Request(plan)) for plan in plans[2:]]
-    running = [2]
+    running, answered = [2], []
     while scheduler.turn():
         running.append(scheduler.load.rows)
+        answered.append(sum(ticket.done for ticket in tickets))
+    # All of a batch at once, or each when it ends; they are of different lengths.
+    counts = [0, 2, 6] if batching == "static" else list(range(1, 10))
+    assert sorted(set(answered)) == counts
     # Who ends leaves; who waits joins when the last has left, as many as there is room for.
     starts = [now for before, now in pairwise(running) if now > before]
     assert starts == [4, 4]

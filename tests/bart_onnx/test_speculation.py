@@ -13,7 +13,7 @@ from bart_onnx.decoding.loop import generate, watch
 from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.scoring import Scoring
-from bart_onnx.decoding.search import Task
+from bart_onnx.decoding.tasks import Task
 from bart_onnx.samplers import GreedySampler
 
 VOCABULARY = 30

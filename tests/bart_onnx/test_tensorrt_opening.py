@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fake_tensorrt import fake_runner
+from written_engines import written
 
 from bart_onnx.bundle import Bundle
 from bart_onnx.engines import (
-    FORMAT,
-    FORMAT_VERSION,
-    GRAPHS,
     Platform,
-    bundle_digest,
-    engines_directory,
-    key,
 )
 from bart_onnx.errors import DeviceError
 from bart_onnx.graphs import LOGITS
-from bart_onnx.publish import seal
 from bart_onnx.runners import tensorrt
 from bart_onnx.runners.ort import OrtRunner
 from bart_onnx.runners.tensorrt import TensorRTRunner
@@ -87,18 +80,9 @@ class MadeUpLibrary:
 
 
 @pytest.fixture
-def opened_on_sm89(bundle, fake, monkeypatch, tmp_path):
+def opened_on_sm89(home, bundle, fake, monkeypatch):
     """Engines on disk, and a machine that has the GPU they are for, made up."""
-    monkeypatch.setenv("BART_ONNX_HOME", str(tmp_path))
-    platform = Platform("tensorrt_rtx", "1.7", "sm89")
-    limits = fake.limits
-    directory = engines_directory(bundle) / key(bundle, limits, platform)
-    directory.mkdir(parents=True)
-    for graph in GRAPHS:
-        (directory / f"{graph}.engine").write_text(graph)
-    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION}
-    manifest |= {"platform": asdict(platform), "limits": asdict(limits)}
-    seal(directory, {**manifest, "bundle": {"digest": bundle_digest(bundle)}}, {})
+    directory = written(bundle, Platform("tensorrt_rtx", "1.7", "sm89"), fake.limits)
     module = MadeUpLibrary(fake.engines)
     module.__version__ = "1.7"
     monkeypatch.setattr(tensorrt, "tensorrt_library", lambda: Library("tensorrt_rtx", module))

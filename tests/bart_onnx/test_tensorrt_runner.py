@@ -83,7 +83,7 @@ def test_a_whole_model_runs_on_it(fake):
         lambda: [lm.score(WORDS[:2], ["aaa", "b"]).round(3).tolist()],
     )
     expected = [call() for call in calls]
-    lm.backbone._runner = fake.runner
+    lm.backbone._runnable._runner = fake.runner
     assert [call() for call in calls] == expected
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from written_engines import written
 
 from bart_onnx import generate, verify
 from bart_onnx.bundle import Bundle
-from bart_onnx.engines import FORMAT, FORMAT_VERSION, bundle_digest, engines_directory
 from bart_onnx.errors import BundleError
 from bart_onnx.publish import seal
 from bart_onnx.sealed import MANIFEST, SEAL
@@ -27,28 +27,14 @@ PRESET = "bart_tiny_en_g2p"
 
 
 @pytest.fixture
-def bundle(tmp_path, monkeypatch):
-    monkeypatch.setenv("BART_ONNX_HOME", str(tmp_path / "home"))
-    return shutil.copytree(shipped_path(PRESET), tmp_path / "bundle")
+def bundle(home, shipped_copy):
+    return shipped_copy
 
 
 @pytest.fixture
 def engine(bundle):
     """A directory of engines that are a few bytes, beside the bundle."""
-    opened = Bundle.open(bundle)
-    directory = engines_directory(opened) / "sm89-tensorrt_rtx-1.7.1-0"
-    directory.mkdir(parents=True)
-    for name in ("encoder", "decoder_step"):
-        (directory / f"{name}.engine").write_bytes(name.encode())
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "platform": {"library": "tensorrt_rtx", "version": "1.7.1", "compute_capability": "sm89"},
-        "limits": {"max_batch": 8, "max_source": 64, "max_tokens": 32},
-        "bundle": {"digest": bundle_digest(opened)},
-    }
-    seal(directory, manifest, {})
-    return directory
+    return written(Bundle.open(bundle))
 
 
 def flipped(path, position, bit=0):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from resealing import reseal
 
-from bart_onnx import OnnxBartSeq2SeqLM
 from bart_onnx.answers import Model
 from bart_onnx.bundle import GOLDEN, Bundle
 from bart_onnx.errors import ExportError
@@ -26,26 +25,15 @@ PRESET = "bart_tiny_en_g2p"
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-@pytest.fixture
-def bundle(tmp_path):
-    return shutil.copytree(shipped_path(PRESET), tmp_path / "bundle")
-
-
-@pytest.fixture(scope="module")
-def model():
-    lm = OnnxBartSeq2SeqLM.from_preset(PRESET, offline=True)
-    return Model(lm.runner, lm.preprocessor)
-
-
-def test_they_are_what_the_script_writes(bundle, monkeypatch):
+def test_they_are_what_the_script_writes(shipped_copy, monkeypatch):
     from exporters.golden import add_golden
 
-    written = (bundle / GOLDEN).read_bytes()
+    written = (shipped_copy / GOLDEN).read_bytes()
     text = (SCRIPTS / "ship_g2p.py").read_text(encoding="utf-8")
     line = next(line for line in text.splitlines() if line.startswith("GOLDEN_WORDS"))
     words = ast.literal_eval(line.split("=")[1].strip())
-    assert add_golden(bundle, words) == len(json.loads(written)["requests"])
-    again = Golden.of(Bundle.open(bundle))
+    assert add_golden(shipped_copy, words) == len(json.loads(written)["requests"])
+    again = Golden.of(Bundle.open(shipped_copy))
     ours = Golden.of(Bundle.open(shipped_path(PRESET)))
     for one, other in zip(again.requests, ours.requests, strict=True):
         assert dataclasses.replace(one, log_probs=()) == dataclasses.replace(other, log_probs=())
@@ -60,18 +48,18 @@ def test_they_are_what_the_script_writes(bundle, monkeypatch):
         ({"num_beam_groups": 2}, 0),
     ],
 )
-def test_whatever_the_generation_config_asks(bundle, model, generation_config, least):
+def test_whatever_the_generation_config_asks(shipped_copy, shipped_model, generation_config, least):
     from exporters.golden import add_golden
 
-    (bundle / "generation_config.json").write_text(json.dumps(generation_config))
-    reseal(bundle)
-    count = add_golden(bundle, ("banana", "onnx", "throughput"))
+    (shipped_copy / "generation_config.json").write_text(json.dumps(generation_config))
+    reseal(shipped_copy)
+    count = add_golden(shipped_copy, ("banana", "onnx", "throughput"))
     assert count >= least if least else count == 0
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(shipped_copy)
     golden = Golden.of(opened)
     assert (golden is None) == (least == 0)
     if golden is not None:
-        own = Model(OrtRunner(opened), model.preprocessor)
+        own = Model(OrtRunner(opened), shipped_model.preprocessor)
         assert replay(golden, decoder(own)).differences == ()
 
 

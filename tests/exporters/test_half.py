@@ -157,7 +157,7 @@ def test_a_thousand_words_are_pronounced_as_in_fp32(shipped, judge, at_least):
     master = lm.runner
     precision, opened = JUDGES[judge]
     with opened(shipped[precision]) as runner:
-        lm.backbone._runner = runner
+        lm.backbone._runnable._runner = runner
         found = lm.generate(words)
     others = [row for row in range(len(words)) if found[row] != expected[row]]
     print(f"\n{judge}: {len(words) - len(others)} of {len(words)} words as in fp32")

@@ -30,12 +30,6 @@ PRESET = "bart_tiny_en_g2p"
 QUIET = Progress(shown=False)
 
 
-@pytest.fixture
-def store(monkeypatch, tmp_path):
-    monkeypatch.setenv("BART_ONNX_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def test_profiles_are_the_limits(rtx, bundles):
     bundle = bundles("fp32")
     limits = Limits(max_batch=6, max_source=40, max_tokens=30)
@@ -61,7 +55,7 @@ def test_profiles_are_the_limits(rtx, bundles):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_engines_are_built_for_three_cards(rtx, bundles, precision, store, capsys):
+def test_engines_are_built_for_three_cards(rtx, bundles, precision, home, capsys):
     """Of the shipped bundle; in fp32 through the door."""
     bundle, cards = bundles(precision), ["sm80", "SM89", "sm120"]
     if precision == "fp32":
@@ -90,7 +84,7 @@ def test_engines_are_built_for_three_cards(rtx, bundles, precision, store, capsy
     assert Bundle.open(bundle.path).manifest == bundle.manifest
 
 
-def test_engines_are_built_once(rtx, bundles, store, monkeypatch):
+def test_engines_are_built_once(rtx, bundles, home, monkeypatch):
     bundle = bundles("fp32")
     built = []
 
@@ -117,7 +111,7 @@ def test_engines_are_built_once(rtx, bundles, store, monkeypatch):
         build_engines(bundle, request, QUIET)
 
 
-def test_a_build_that_fails_publishes_nothing(rtx, bundles, store, monkeypatch):
+def test_a_build_that_fails_publishes_nothing(rtx, bundles, home, monkeypatch):
     def fail(*arguments):
         raise ExportError("no kernel")
 
@@ -153,7 +147,7 @@ def no_gpu():
         (["--compute-capability", "sm89", "--max-batch", "-1"], "--max-batch -1"),
     ],
 )
-def test_what_cannot_be_had_is_said(rtx, store, arguments, says, capsys, monkeypatch):
+def test_what_cannot_be_had_is_said(rtx, home, arguments, says, capsys, monkeypatch):
     monkeypatch.setattr(build, "compute_capability_here", no_gpu)
     assert door.main(["--preset", PRESET, "--tensorrt", *arguments]) == 1
     said = capsys.readouterr()
@@ -196,7 +190,7 @@ def test_full_tensorrt_is_taken_first(monkeypatch):
         build.checked_capability(found, "sm89")
 
 
-def test_the_manifest_names_its_files(rtx, bundles, store, monkeypatch):
+def test_the_manifest_names_its_files(rtx, bundles, home, monkeypatch):
     monkeypatch.setattr(tensorrt, "serialized", lambda *_: memoryview(b"an engine"))
     (directory,) = build_engines(bundles("fp32"), EngineRequest(["sm89"]), QUIET)
     manifest = json.loads((directory / "manifest.json").read_text())

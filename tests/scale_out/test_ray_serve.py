@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from scale_out.ray_cluster import free_port, processes_of, ray_on_loopback
+from processes import free_port
+from scale_out.ray_cluster import processes_of, ray_on_loopback
 
 from bart_onnx import OnnxBartSeq2SeqLM
 from bart_onnx.ray_serve import app

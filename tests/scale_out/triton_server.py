@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -14,11 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+from processes import exit_status, free_port
 
 
 class TritonServer:
@@ -52,12 +46,7 @@ class TritonServer:
 
     def end(self) -> int:
         """Its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
+        return exit_status(self.process)
 
     def _wait(self) -> None:
         end = time.monotonic() + 60

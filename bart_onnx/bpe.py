@@ -172,8 +172,8 @@ class BytePairEncoding:
         for content in [*(cut.content for cut in cuts), unknown_token]:
             if content is not None and content not in self.vocabulary:
                 raise InputError(
-                    f"Token {content!r:.80} is set apart by the tokenizer's options, but is not among "
-                    f"the {len(self.vocabulary)} tokens of the vocabulary. "
+                    f"Token {content!r:.80} is set apart by the tokenizer's options, but is not "
+                    f"among the {len(self.vocabulary)} tokens of the vocabulary. "
                     "Add it there or leave it out."
                 )
         pairs = merge_pairs(self.merges, self.vocabulary)

@@ -123,8 +123,8 @@ class Bundle:
         entry = self.manifest["tensors"].get(name)
         if entry is None and self.precision != FP32:
             raise BundleError(
-                f"{self.path} holds {name!r:.80} in {self.precision:.80}, from which the weight cannot be "
-                "had back. Open the checkpoint, or export it with --precision fp32."
+                f"{self.path} holds {name!r:.80} in {self.precision:.80}, from which the weight "
+                "cannot be had back. Open the checkpoint, or export it with --precision fp32."
             )
         if entry is None:
             raise BundleError(f"{self.path} has no weight {name!r}.")

@@ -39,8 +39,9 @@ class BartSeq2SeqLMPreprocessor:
 
     Args:
         tokenizer: the tokenizer.
-        encoder_sequence_length: width of the encoder's arrays, at least 2.
-        decoder_sequence_length: width of the decoder's arrays, prompt and specials counted.
+        encoder_sequence_length: width of the encoder's arrays, 2 to 65,536.
+        decoder_sequence_length: width of the decoder's arrays, prompt and specials counted, up
+            to 65,536.
         long_input: what becomes of an encoder text of more tokens than fit: "truncate" cuts it on
             the right and warns, "error" refuses it.
         name, trainable, config_file: kept for KerasHub's config; nothing is trained.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bart_onnx.errors import CheckpointError, InputError
 from bart_onnx.json_objects import read_object
+from bart_onnx.tokenizer_options import LONGEST
 
 LENGTHS = ("encoder_sequence_length", "decoder_sequence_length")
 
@@ -29,6 +30,8 @@ def read_sequence_lengths(directory: Path) -> dict[str, int]:
         raise CheckpointError(f"{path} is no preprocessor's config; copy or download it again.")
     found = {name: config[name] for name in LENGTHS if name in config}
     for name, length in found.items():
-        if type(length) is not int or length < 1:
-            raise CheckpointError(f"{path}: {name} is {length!r}; expected a whole number.")
+        if type(length) is not int or not 0 < length <= LONGEST:
+            raise CheckpointError(
+                f"{path}: {name} is {length!r:.40}; expected a whole number up to {LONGEST}."
+            )
     return found

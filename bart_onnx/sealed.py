@@ -75,7 +75,7 @@ def _check_seal(directory: Path, what: str, remedy: str) -> None:
     found = file_sha256(path)
     if not written or written[0] != found:
         says = " ".join(written) or "nothing"
-        raise BundleDamagedError(f"{path} has sha256 {found}, but {SEAL} says {says}. {remedy}")
+        raise BundleDamagedError(f"{path} has sha256 {found}, but {SEAL} says {says:.80}. {remedy}")
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

@@ -30,7 +30,8 @@ class BartTokenizer:
         vocabulary: token -> id, or the path of a JSON file of it; None leaves the tokenizer
             without one until `set_vocabulary_and_merges` or `load_assets`.
         merges: rules `"a b"`, best rank first, or the path of a text file with one a line.
-        sequence_length: length that rows are cut and padded to; None leaves them ragged.
+        sequence_length: length that rows are cut and padded to, up to 65,536; None leaves them
+            ragged.
         add_prefix_space: whether each piece of text that begins with no blank gets one.
         unsplittable_tokens: the tokens that text is cut at; None means the added tokens.
             Such a list replaces the default, so `<s>` in text is split unless it is named.

@@ -208,8 +208,8 @@ def _with_added_ids(path: Path, vocabulary: object, added: object) -> object:
         content, token_id = entry["content"], entry.get("id")
         if whole.setdefault(content, token_id) != token_id:
             raise CheckpointError(
-                f"{path} gives added token {content!r:.80} the id {token_id!s:.40}, but its vocabulary "
-                f"has {whole[content]} for it. Make them agree."
+                f"{path} gives added token {content!r:.80} the id {token_id!s:.40}, but its "
+                f"vocabulary has {whole[content]!s:.40} for it. Make them agree."
             )
     return whole
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from bart_onnx.bpe import SPECIAL_TOKENS, AddedToken
 from bart_onnx.errors import InputError, InputTypeError
 from bart_onnx.text_inputs import describe
 
+_INTEGER_NAME = re.compile(r"u?int(8|16|32|64|p|c)?|[<>=|]?[iu][1248]")
+# Rows are as wide as a file says, so that it may not say more than any model reads.
+LONGEST = 1 << 16
 DEFAULT_ADDED_TOKENS = tuple(AddedToken(content) for content in SPECIAL_TOKENS)
 
 
@@ -95,13 +99,16 @@ def _checked_dtype(dtype: object) -> str:
         dtype = inner.get("name") if isinstance(inner, Mapping) else None
     if dtype == "string" or dtype is str:
         return "string"
+    # numpy takes more texts than names: some it parses as Python, some it warns of.
+    named = isinstance(dtype, str) and _INTEGER_NAME.fullmatch(dtype)
+    is_type = isinstance(dtype, type | np.dtype)
     try:
-        found = None if dtype is None else np.dtype(dtype)  # type: ignore[call-overload]
+        found = np.dtype(dtype) if named or is_type else None  # type: ignore[call-overload]
     except (TypeError, ValueError):
         found = None
     if found is None or found.kind not in "iu":
         raise InputTypeError(
-            f"Output dtype must be an integer type or a string. Received: dtype={given}"
+            f"Output dtype must be an integer type or a string. Received: dtype={given!s:.200}"
         )
     return str(found.name)
 
@@ -117,12 +124,14 @@ def checked_length(value: object, name: str, *, least: int) -> int:
 
     Raises:
         InputTypeError: no int.
-        InputError: less than `least`.
+        InputError: less than `least`, or more than `LONGEST`.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise InputTypeError(f"{name} must be an int, found {describe(value)}.")
     if value < least:
         raise InputError(f"{name} must be at least {least}, found {value}.")
+    if value > LONGEST:
+        raise InputError(f"{name} must be at most {LONGEST}, found {value!s:.40}.")
     return int(value)
 
 

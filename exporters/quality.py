@@ -126,7 +126,7 @@ def samples(
     if examples is not None:
         if tokenizer is None:
             raise InputError(f"{examples} has texts, but the checkpoint has no tokenizer.")
-        pairs = _pairs(examples, tokenizer, config)
+        pairs = read_examples(examples, tokenizer, config)
     bart = Bart.from_weights(config, checkpoint.weights)
     found: list[Sample] = []
     for source, target in pairs:
@@ -251,12 +251,16 @@ def _random_pairs(config: BartConfig) -> Iterable[tuple[IdArray, IdArray]]:
         yield source, target
 
 
-def _pairs(
+def read_examples(
     path: Path, tokenizer: BartTokenizer, config: BartConfig
 ) -> list[tuple[IdArray, IdArray]]:
-    """Sources and targets of a JSONL file of texts and summaries, cut to what the model reads."""
+    """Sources and targets of a JSONL file of texts and summaries, cut to what the model reads.
+
+    Raises:
+        InputError, MissingFileError: it cannot be read, or a line of it, which is named.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} does not exist.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -278,7 +282,7 @@ def _pairs(
 def _row(path: Path, number: int, line: str) -> tuple[str, str]:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"Line {number} of {path} is no JSON: {error}.") from error
     fields = values if isinstance(values, dict) else {}
     text, summary = fields.get("text", fields.get("article")), fields.get("summary")

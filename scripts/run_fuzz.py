@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tests" / "data" / "fuzz"
 LONGEST = 1 << 13
+_TOLD = 50_000
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=int, default=600, help="at most, for each reader")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--found", type=Path, default=Path("fuzz-found"), help="where inputs go")
-    parser.add_argument("--plain", action="store_true", help="random changes, without atheris")
+    parser.add_argument("--plain", action="store_true", help="without atheris, random changes")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser
 
@@ -70,8 +72,12 @@ def _child(options: argparse.Namespace) -> int:
 
         return _plain(name, READERS[name], options)
     with atheris.instrument_imports(include=["bart_onnx", "exporters"]):
-        import fuzz_readers
-    _guided(atheris, name, fuzz_readers.READERS[name], options)
+        from fuzz_readers import READERS
+        from fuzz_trial import Trials
+
+        # What a reader imports at its first use is instrumented too.
+        trials = _trials(Trials, name, READERS[name])
+    _guided(atheris, name, READERS[name], trials, options)
     return 0
 
 
@@ -84,9 +90,9 @@ def _atheris() -> Any:
     return atheris
 
 
-def _guided(atheris: Any, name: str, reader: Any, options: argparse.Namespace) -> None:
+def _guided(atheris: Any, name: str, reader: Any, trials: Any, options: argparse.Namespace) -> None:
     """Let libFuzzer choose the inputs; it ends the process itself."""
-    from fuzz_trial import Trials
+    from fuzz_json import rewritten
 
     corpus = options.found / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -95,34 +101,43 @@ def _guided(atheris: Any, name: str, reader: Any, options: argparse.Namespace) -
     words = options.found / f"{name}.dictionary"
     hexadecimal = ("".join(f"\\x{byte:02x}" for byte in word) for word in reader.words or [b"\0"])
     words.write_text("".join(f'"{word}"\n' for word in hexadecimal))
-    trials = _trials(Trials, name, reader)
     started = time.monotonic()
 
     def tried(data: bytes) -> None:
         trials.try_input(data)
-        if trials.count % 50_000 == 0:
+        if trials.count % _TOLD == 0:
             _tell(name, trials, started)
 
+    def changed(data: bytes, longest: int, seed: int) -> bytes:
+        draw = random.Random(seed)
+        found = rewritten(data, draw, reader.words) if draw.random() < 0.5 else None
+        return atheris.Mutate(data, longest) if found is None else found[:longest]
+
     flags = [f"-runs={options.inputs}", f"-max_total_time={options.seconds}"]
-    flags += [f"-seed={options.seed}", f"-max_len={LONGEST}", "-timeout=60", "-rss_limit_mb=2048"]
+    flags += [f"-seed={options.seed}", f"-max_len={LONGEST}", "-len_control=100"]
+    # Nobody else adds to the corpus; libFuzzer looks through all of it every second.
+    flags += ["-reload=0"]
+    # What is slow is judged by the processor's time; these are for a busy machine's clock.
+    flags += ["-timeout=600", "-report_slow_units=600", "-rss_limit_mb=2048"]
     flags += [f"-artifact_prefix={options.found}/{name}-", f"-dict={words}", "-verbosity=0"]
     flags += ["-print_final_stats=1"]
-    atheris.Setup([sys.argv[0], *flags, str(corpus)], tried)
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], tried, custom_mutator=changed)
     atheris.Fuzz()
 
 
 def _plain(name: str, reader: Any, options: argparse.Namespace) -> int:
-    """Try honest inputs, those that were kept, large ones, and all with random changes."""
+    """Try honest inputs and large ones, then with changes: honest, kept and guided ones."""
     from fuzz_mutations import large, mutants
     from fuzz_trial import TrialError, Trials
 
     honest = _honest(name, reader)
+    guided = sorted((options.found / "corpus" / name).glob("*"))
     trials = _trials(Trials, name, reader)
     started = time.monotonic()
     inputs = chain(
         honest,
         large(reader.seeds(), reader.words),
-        mutants(honest, reader.words, options.seed),
+        mutants([*honest, *map(Path.read_bytes, guided)], reader.words, options.seed),
     )
     for data in islice(inputs, options.inputs):
         try:
@@ -133,6 +148,8 @@ def _plain(name: str, reader: Any, options: argparse.Namespace) -> int:
             path.write_bytes(data)
             print(json.dumps({"reader": name, "failure": str(failure), "input": str(path)}))
             return 1
+        if trials.count % _TOLD == 0:
+            _tell(name, trials, started)
         if time.monotonic() - started > options.seconds:
             break
     _tell(name, trials, started)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+from fuzz_json import enlarged, rewritten
+
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, (1 << 63) - 1)
 _LONGEST = 1 << 14
 _LARGE = 60_000
@@ -27,17 +29,23 @@ _SIGNS += (b"!", b"&a *a ", b"a b\n", b"\xff", "\N{GRINNING FACE}".encode())
 
 
 def mutants(seeds: Sequence[bytes], words: Sequence[bytes], seed: int) -> Iterator[bytes]:
-    """Endlessly many inputs: honest ones with one to eight changes."""
+    """Endlessly many inputs: honest ones with one to eight changes, of bytes or of JSON."""
     draw = random.Random(seed)
     while True:
         data = bytearray(draw.choice(seeds))
+        if draw.random() < 0.5 and (changed := rewritten(data, draw, words)) is not None:
+            yield changed[:_LONGEST]
+            continue
         for _ in range(draw.choice((1, 1, 2, 2, 3, 5, 8))):
             _changed(draw, data, seeds, words)
         yield bytes(data[:_LONGEST])
 
 
 def large(seeds: Sequence[bytes], words: Sequence[bytes]) -> Iterator[bytes]:
-    """Each word and sign of a format, over and over, alone and within honest inputs: 60 kB."""
+    """Each word and sign of a format, over and over, alone and within honest inputs: 60 kB.
+
+    Then each value and each name of honest JSON as a text of 7.5 kB.
+    """
     for word in (*_SIGNS, *words):
         body = (word * (_LARGE // len(word) + 1))[:_LARGE]
         yield body
@@ -45,6 +53,8 @@ def large(seeds: Sequence[bytes], words: Sequence[bytes]) -> Iterator[bytes]:
             middle = len(seed) // 2
             yield seed[:-1] + body
             yield seed[:middle] + body + seed[middle:]
+    for seed in seeds:
+        yield from enlarged(seed, "a" * (_LARGE // 8))
 
 
 def _changed(

@@ -20,6 +20,15 @@ from bart_onnx.publish import seal
 from bart_onnx.sealed import MANIFEST
 
 CONFIG = BartConfig(305, 2, 4, 32, 64)
+JSON_WORDS = (b"null", b"true", b"NaN", b"-1", b"1e999", b'"', b"{", b"[", b"}", b"]", b"\\ud800")
+JSON_WORDS += (b"[[[[[[[[", b"0.0", b"99999999999999999999", b'""', b'"..":', b"/../", b"\\u0000")
+# As many of a backbone's datasets as its numbers are read from.
+DATASETS = {
+    "layers/reversible_embedding/vars/0": (3, 2),
+    "layers/position_embedding/vars/0": (4, 2),
+    "layers/transformer_encoder/_self_attention_layer/query_dense/vars/0": (2, 1, 2),
+    "layers/transformer_encoder/_feedforward_intermediate_dense/vars/0": (2, 4),
+}
 
 
 def as_json(value: object) -> bytes:
@@ -27,26 +36,26 @@ def as_json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def safetensors(names: Sequence[str] = ("a", "b")) -> bytes:
-    """A file of small tensors."""
-    header = {
+def safetensors_header() -> bytes:
+    """The header of a file of two small tensors."""
+    tensors = {
         name: {"dtype": "F32", "shape": [1, 2], "data_offsets": [8 * n, 8 * n + 8]}
-        for n, name in enumerate(names)
+        for n, name in enumerate("ab")
     }
-    text = as_json({"__metadata__": {"format": "pt"}, **header})
-    return len(text).to_bytes(8, "little") + text + bytes(8 * len(names))
+    return as_json({"__metadata__": {"format": "pt"}, **tensors})
+
+
+def safetensors(header: bytes | None = None, size: int = 16) -> bytes:
+    """A file with a header, its length right, and so many bytes of tensors."""
+    text = safetensors_header() if header is None else header
+    return len(text).to_bytes(8, "little") + text + bytes(size)
 
 
 def hdf5() -> bytes:
     """The numbers of a backbone, in HDF5's newer layout."""
     file = io.BytesIO()
     with h5py.File(file, "w", libver="latest") as made:
-        for name, shape in {
-            "layers/reversible_embedding/vars/0": (3, 2),
-            "layers/position_embedding/vars/0": (4, 2),
-            "layers/transformer_encoder/_self_attention_layer/query_dense/vars/0": (2, 1, 2),
-            "layers/transformer_encoder/_feedforward_intermediate_dense/vars/0": (2, 4),
-        }.items():
+        for name, shape in DATASETS.items():
             made[name] = np.zeros(shape, "f4")
     return file.getvalue()
 

@@ -68,6 +68,7 @@ class Trials:
     def __init__(self, name: str, reader: Reader, directory: Path) -> None:
         self.count = self.read = 0
         self._name, self._reader, self._directory = name, reader, directory
+        self._path = directory / reader.file if reader.file is not None else None
         reader.prepare(directory)
         _install()
         self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -97,8 +98,8 @@ class Trials:
     def _written(self, data: bytes) -> None:
         if self._reader.put is not None:
             self._reader.put(data, self._directory)
-        elif self._reader.file is not None:
-            (self._directory / self._reader.file).write_bytes(data)
+        elif self._path is not None:
+            self._path.write_bytes(data)
 
     def _was_read(self, data: bytes) -> bool:
         try:

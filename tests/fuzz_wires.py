@@ -6,10 +6,12 @@ Only what is a 4xx on the wire may be raised. The route's own part is tried over
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from fuzz_seeds import CONFIG, as_json
 from fuzz_trial import Reader
 
@@ -30,6 +32,7 @@ from bart_onnx.server.hugging_face_forms import TaskRequest
 from bart_onnx.server.open_inference_forms import GenerateRequest, InferRequest, Parameters
 from bart_onnx.server.options import ServerOptions
 from bart_onnx.server.parameters import completion_request
+from bart_onnx.server.triton_model import TritonPythonModel
 
 LIMITS = ServerOptions(preset=("x",))
 _INFLATED = 1 << 20
@@ -72,6 +75,36 @@ def _generate(data: bytes, directory: Path) -> object:
 
 def _task(data: bytes, directory: Path) -> object:
     return _asked(read_body(TaskRequest, data).completion("x"))
+
+
+class _Triton:
+    """A request of Triton's Python backend, and the backend that gives its tensor."""
+
+    def __init__(self, parameters: bytes) -> None:
+        self._parameters = parameters
+
+    def parameters(self) -> str:
+        return self._parameters.decode()
+
+    def get_input_tensor_by_name(self, request: object, name: str) -> _Triton:
+        return self
+
+    def as_numpy(self) -> np.ndarray:
+        return np.array([b"a", "\u00e9".encode()], np.object_)
+
+
+def _triton(data: bytes, directory: Path) -> object:
+    """Parameters as Triton tells them: JSON that it wrote itself, of numbers, truths and texts."""
+    try:
+        known = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return None
+    flat = isinstance(known, dict) and all(
+        isinstance(each, str | int | float) for each in known.values()
+    )
+    request, model = _Triton(data), TritonPythonModel()
+    model._backend, model._model = request, "x"
+    return _asked(model._read(request)) if flat else None
 
 
 def _compressed(data: bytes, directory: Path) -> object:
@@ -138,6 +171,14 @@ WIRES: Mapping[str, Reader] = {
             as_json({"inputs": "a", "stream": True}),
         ],
         words=_WORDS,
+    ),
+    "triton_parameters": _wire(
+        _triton,
+        lambda: [
+            as_json({"temperature": "1.5", "seed": 5, "stop": "zzz", "num_beams": 2, "n": 2}),
+            as_json({"stream": False, "stop_strings": '["a"]', "bad_words_ids": "[[1]]"}),
+        ],
+        words=(*_WORDS, b"[1]", b"early_stopping", b"1e400", b"long_input"),
     ),
     "compressed_body": _wire(_compressed, _streams),
 }

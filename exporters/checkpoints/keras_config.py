@@ -14,6 +14,7 @@ from typing import Any
 
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import CheckpointError, InputError
+from bart_onnx.tokenizer_options import LONGEST
 
 BACKBONE, TASK = "BartBackbone", "BartSeq2SeqLM"
 TOKENIZER = "BartTokenizer"
@@ -161,7 +162,7 @@ def sequence_lengths(config: Mapping[str, Any], path: Path) -> dict[str, int]:
     Raises:
         CheckpointError: one is no length.
     """
-    return {key: whole_number(config[key], key, path, 1 << 24) for key in LENGTHS if key in config}
+    return {key: whole_number(config[key], key, path, LONGEST) for key in LENGTHS if key in config}
 
 
 def whole_number(value: object, key: str, path: Path, high: int, low: int = 1) -> int:

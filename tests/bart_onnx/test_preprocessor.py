@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bart_onnx.errors import (
+    CheckpointError,
     InputError,
     InputKeyError,
     InputTooLongError,
@@ -19,6 +20,7 @@ from bart_onnx.errors import (
     InputTypeError,
 )
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
+from bart_onnx.preprocessor_files import read_sequence_lengths
 from bart_onnx.tokenizer import BartTokenizer
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "keras_golden"
@@ -328,3 +330,22 @@ def test_config_is_keras_hubs_and_the_lengths(tokenizer: BartTokenizer) -> None:
 def test_unknown_keyword_is_refused_by_name(tokenizer: BartTokenizer) -> None:
     with pytest.raises(TypeError, match="lenght"):
         BartSeq2SeqLMPreprocessor(tokenizer, lenght=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("length", [0, 65_537, 1 << 40, 10**60, 2.0, True, "8"])
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_lengths_of_a_file_fill_no_memory(side: str, length: object, tmp_path: Path) -> None:
+    config = {f"{side}_sequence_length": length}
+    (tmp_path / "preprocessor.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(CheckpointError, match=f"{side}_sequence_length is .* up to 65536") as found:
+        read_sequence_lengths(tmp_path)
+    assert len(str(found.value)) < 1000
+
+
+def test_the_longest_is_packed(tokenizer: BartTokenizer, tmp_path: Path) -> None:
+    config = {"encoder_sequence_length": 65_536}
+    (tmp_path / "preprocessor.json").write_text(json.dumps({"config": config}))
+    preprocessor = BartSeq2SeqLMPreprocessor(tokenizer, **read_sequence_lengths(tmp_path))
+    assert preprocessor.generate_preprocess("a")["encoder_token_ids"].shape == (65_536,)
+    with pytest.raises(InputError, match="must be at most 65536"):
+        preprocessor.decoder_sequence_length = 65_537

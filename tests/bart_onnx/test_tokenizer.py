@@ -356,6 +356,8 @@ def test_sequence_length_can_be_set() -> None:
     [
         {"sequence_length": 0},
         {"sequence_length": 2.0},
+        {"sequence_length": (1 << 16) + 1},
+        {"sequence_length": 10**60},
         {"sequence_length": True},
         {"add_prefix_space": 1},
         {"unsplittable_tokens": "<s>"},
@@ -368,6 +370,10 @@ def test_sequence_length_can_be_set() -> None:
         {"dtype": None},
         {"dtype": "words"},
         {"dtype": "int8"},
+        {"dtype": ",int32"},
+        {"dtype": "02"},
+        {"dtype": "x" * 999},
+        {"dtype": {"config": {"name": {"names": ["a"], "formats": [",i4"]}}}},
     ],
     ids=str,
 )

@@ -24,7 +24,8 @@
     |  `- EngineError                         ... because running the model, or a function, failed
     |- DownloadError(OSError)                 a hub that did not answer or refused
     |- ExportError(RuntimeError)              an export that was stopped; nothing was published
-    `- TrainingError(ArithmeticError)         training met a number that is not finite
+    |- TrainingError(ArithmeticError)         training met a number that is not finite
+    `- TrainingStateError(OSError)            how far training is could not be saved
 
 A message says what was asked, what was found and what to do.
 """
@@ -161,6 +162,10 @@ class ExportError(BartOnnxError, RuntimeError):
 
 class TrainingError(BartOnnxError, ArithmeticError):
     """Training met a loss or gradient that is no finite number."""
+
+
+class TrainingStateError(BartOnnxError, OSError):
+    """A training state could not be saved; what was saved before is still there."""
 
 
 class InputTruncatedWarning(UserWarning):

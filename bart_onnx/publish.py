@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from bart_onnx.durable import make_directory, sync
 from bart_onnx.errors import BartOnnxError, ExportError
 from bart_onnx.locks import held_if_free, leads_to
 from bart_onnx.sealed import MANIFEST, SEAL, file_sha256, seal_text
@@ -37,7 +38,7 @@ def claim(target: Path) -> Iterator[Path]:
     """
     staging = target.parent / f".{target.name}{_UNFINISHED}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         with _locked(staging) as lock:
             try:
                 _empty(staging)
@@ -101,7 +102,7 @@ def publish_all(places: Mapping[Path, Path], bundle: Path) -> None:
         check_free(target)
     for staging in places:
         for path in (*staging.rglob("*"), staging):
-            _sync(path)
+            sync(path)
     try:
         for staging, target in places.items():
             os.rename(staging, target)
@@ -112,7 +113,7 @@ def publish_all(places: Mapping[Path, Path], bundle: Path) -> None:
         raise
     try:
         for parent in {target.parent for target in places.values()}:
-            _sync(parent)
+            sync(parent)
     except OSError as error:
         raise ExportError(
             f"{' and '.join(map(str, places.values()))} was published, but the disk did not "
@@ -182,14 +183,6 @@ def _empty(directory: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explain(error: OSError, target: Path) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bart_onnx.bundle import Bundle
+from bart_onnx.durable import make_directory
 from bart_onnx.errors import BartOnnxError
 from bart_onnx.publish import check_free, claim, publish_all
 from bart_onnx.sealed import MANIFEST, SEAL
@@ -88,7 +89,7 @@ def write_models(bundle: Bundle, name: str, repository: Path) -> list[Path]:
             check_free(repository / each)
         for each in missing:
             models[each].write(staging / each)
-        repository.mkdir(exist_ok=True)
+        make_directory(repository)
         places = {staging / each: repository / each for each in missing}
         publish_all(places, repository / decoupled / "1" / BUNDLE)
     return [repository / plain, repository / decoupled]

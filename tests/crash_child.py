@@ -2,124 +2,79 @@
 
     python crash_child.py SCENARIO DIRECTORY [--kinds KIND ...] [--every N] [--graphs BUNDLE]
 
-A child is forked for each fault, so that libraries are imported and graphs traced once. Prints one
-line of JSON: how many operations there were, and what was found that should not be. With
-SCENARIO=race, eight processes export at once.
+A child is forked for each fault, so that libraries are imported, graphs traced and references
+computed once. Prints one line of JSON: how many operations there were, and what was found that
+should not be. With SCENARIO=race, eight processes export at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
-import signal
 import sys
+import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from crash_scenario import Scenario
 from crash_scenarios import SCENARIOS
-from faulty_files import KINDS, TAKES_ROOM, Faults
+from crash_trial import Recorded, Trials, fresh, recorded
+from faulty_files import BY_SIZE, KINDS, TAKES_ROOM, Fault
 
-# Seconds after which a child that hangs is ended.
-_LONGEST = 300
-
-
-def in_child(work: Callable[[], Any]) -> tuple[str, Any]:
-    """What a forked process says of some work: "done" and its answer, "raised", or "killed"."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(reading)
-        signal.alarm(_LONGEST)
-        try:
-            said = ("done", work())
-        except BaseException as error:
-            frames = traceback.format_exc().splitlines()[-6:]
-            names = [kind.__name__ for kind in type(error).__mro__]
-            said = ("raised", {"kinds": names, "says": str(error), "trace": frames})
-        os.write(writing, json.dumps(said).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        content = pipe.read()
-    os.waitpid(pid, 0)
-    return tuple(json.loads(content)) if content else ("killed", None)
+# At how many bytes a file is cut off: what Python writes has operations of its own besides.
+_CUTS, _CUTS_OF_OTHERS = 3, 16
 
 
-def operations(scenario: Scenario, directory: Path) -> list[str]:
-    """The operations of an undisturbed run, by name."""
-    root = fresh(scenario, directory)
-
-    def work() -> list[str]:
-        faults = Faults(root, "EIO", 0)
-        scenario.arm(faults)
-        faults.install()
-        scenario.act(root)
-        return faults.names
-
-    how, names = in_child(work)
-    assert how == "done", names
-    return list(names)
+def faults(run: Recorded, kind: str) -> Iterator[Fault]:
+    """Every fault of a kind that a run can meet."""
+    if kind not in BY_SIZE:
+        for at, name in enumerate(run.names, 1):
+            if kind != "ENOSPC" or name in TAKES_ROOM:
+                yield Fault(kind, at)
+        return
+    for at, size, by_python in run.written:
+        cuts = (_CUTS if by_python else _CUTS_OF_OTHERS) - 1
+        for cut in sorted({(size - 1) * number // cuts for number in range(cuts + 1)}):
+            yield Fault(kind, at, cut)
 
 
-def fresh(scenario: Scenario, directory: Path) -> Path:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    scenario.prepare(directory)
-    return directory
-
-
-def trial(scenario: Scenario, directory: Path, kind: str, at: int) -> tuple[str, str]:
-    """One fault: the state that it left, and what is wrong, "" for nothing."""
-    root = fresh(scenario, directory)
-
-    def disturbed() -> None:
-        faults = Faults(root, kind, at)
-        scenario.arm(faults)
-        faults.install()
-        scenario.act(root)
-
-    def looked_at() -> str:
-        return scenario.state(root)
-
-    def again() -> list[str]:
-        scenario.act(root)
-        assert scenario.state(root) == "new", "the next run did not bring the new state"
-        return scenario.leftovers(root)
-
-    how, answer = in_child(disturbed)
-    seen, state = in_child(looked_at)
-    if seen != "done":
-        return "neither", f"{how} {answer}: neither old nor new: {state}"
-    wrong = _wrong(scenario, kind, how, answer, state)
-    if wrong:
-        return state, wrong
-    rerun, left = in_child(again)
-    if rerun != "done":
-        return state, f"after {how} {answer}, the next run failed: {left}"
-    return state, f"after {how}, the next run left {left}" if left else ""
-
-
-def _wrong(scenario: Scenario, kind: str, how: str, answer: Any, state: str) -> str:
-    """What an end may not be like, whatever the state."""
-    if how == "killed":
-        return "" if kind == "kill" else "the process ended without a word"
-    if state == "half":
-        return f"half of it is there, though nobody was killed: {answer}"
-    if how == "done":
-        return "" if state == "new" else "it said that it was done, and the state is old"
-    if "KeyboardInterrupt" in answer["kinds"]:
-        return "" if kind == "interrupt" else f"interrupted by nobody: {answer}"
-    if not {error.__name__ for error in scenario.errors} & set(answer["kinds"]):
-        return f"an error that callers do not expect: {answer}"
-    if "Nothing was published" in answer["says"] and state != "old":
-        return f"it said that nothing was published, and there it is: {answer}"
-    return ""
+def tried(
+    scenario: Scenario, directory: Path, kinds: Sequence[str], every: int = 1
+) -> dict[str, Any]:
+    """What came of each kind's every so manieth fault."""
+    run = recorded(scenario, directory)
+    trials, started = Trials(scenario, directory), time.monotonic()
+    counts: Counter[str] = Counter()
+    states: Counter[str] = Counter()
+    failures = []
+    for number, kind in enumerate(kinds):
+        for fault in list(faults(run, kind))[number % every :: every]:
+            state, wrong = trials.trial(fault)
+            states[state] += 1
+            counts[kind] += 1
+            if wrong:
+                name = ["", *run.names][fault.at]
+                failures.append(f"{fault} ({name}): {wrong}")
+                print(failures[-1], file=sys.stderr, flush=True)
+        seconds = time.monotonic() - started
+        print(f"{kind}: {counts[kind]} trials, {seconds:.0f} s", file=sys.stderr, flush=True)
+    return {
+        "operations": len(run.names),
+        "of_each": dict(Counter(run.names)),
+        "files": len(run.written),
+        "unsynced": run.unsynced if scenario.synced else "not looked at",
+        "unconfirmed": run.unconfirmed if scenario.synced else "not looked at",
+        "trials": dict(counts),
+        "states": dict(states),
+        "judged": trials.judged,
+        "failures": failures,
+    }
 
 
 def race(scenario: Scenario, directory: Path, count: int = 8) -> dict[str, Any]:
@@ -167,36 +122,17 @@ def main() -> None:
     name = "export" if options.scenario == "race" else options.scenario
     scenario = SCENARIOS[name](options.graphs)
     try:
+        options.directory.mkdir(parents=True, exist_ok=True)
+        scenario.warm_up(options.directory)
+        gc.freeze()  # a collection in a child would copy all that was warmed up
         if options.scenario == "race":
             found = race(scenario, options.directory)
         else:
-            found = _tried(scenario, options)
+            found = tried(scenario, options.directory, options.kinds, options.every)
     finally:
         getattr(scenario, "close", lambda: None)()
+    shutil.rmtree(options.directory)
     print(json.dumps({"scenario": options.scenario, **found}))
-
-
-def _tried(scenario: Scenario, options: argparse.Namespace) -> dict[str, Any]:
-    names = operations(scenario, options.directory)
-    states: Counter[str] = Counter()
-    failures = []
-    for number, kind in enumerate(options.kinds):
-        print(f"{kind}: {sum(states.values())} trials before", file=sys.stderr)
-        for at in range(1 + number % options.every, len(names) + 1, options.every):
-            if kind == "ENOSPC" and names[at - 1] not in TAKES_ROOM:
-                continue
-            state, wrong = trial(scenario, options.directory, kind, at)
-            states[state] += 1
-            if wrong:
-                failures.append(f"{kind} at {at} ({names[at - 1]}): {wrong}")
-                print(failures[-1], file=sys.stderr)
-    return {
-        "operations": len(names),
-        "of_each": dict(Counter(names)),
-        "trials": sum(states.values()),
-        "states": dict(states),
-        "failures": failures,
-    }
 
 
 if __name__ == "__main__":

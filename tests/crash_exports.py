@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,20 @@ GOLDEN = Path(__file__).parent / "data" / "keras_golden"
 PRESET = "bart_tiny_en_g2p"
 
 
+def _once(work: Callable[..., Any]) -> Callable[..., Any]:
+    """What a function answered the first time, of which every trial asks the same."""
+    answers: list[Any] = []
+
+    def answer(*arguments: Any) -> Any:
+        if not answers:
+            answers.append(work(*arguments))
+        return answers[0]
+
+    return answer
+
+
 class Export(Scenario):
-    """A checkpoint into the store; torch's graphs are traced once for all."""
+    """A checkpoint into the store; what works on no file of it is computed once for all."""
 
     precision = "fp32"
 
@@ -23,7 +36,7 @@ class Export(Scenario):
         import onnx_ir as ir
 
         from bart_onnx.errors import BartOnnxError
-        from exporters import assembly, golden, quality, trace, verify  # noqa: F401
+        from exporters import assembly, golden, quality, trace
 
         self.errors = (BartOnnxError,)
         traced = cache(trace.master_graph)
@@ -33,7 +46,12 @@ class Export(Scenario):
                 return ir.load(graphs / f"{name}.onnx")
             return traced(config, name).clone()
 
+        requests = golden._requests
         trace.master_graph = master
+        assembly.reference_run = _once(assembly.reference_run)
+        assembly._installed = _once(assembly._installed)
+        quality.samples = _once(quality.samples)
+        golden._requests = _once(lambda *asked: list(requests(*asked)))
 
     def prepare(self, root: Path) -> None:
         (root / "home").mkdir()

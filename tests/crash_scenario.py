@@ -8,21 +8,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from faulty_files import Faults
-
 
 class Scenario:
     """One operation.
 
     Attributes:
         errors: what a caller is told it by, whatever the fault.
-        says_nothing_published: whether such an error promises that the state is old.
+        timeless: whether what comes of files follows from their names and bytes, whenever they
+            were written. Then what two faults left alike is judged once.
+        kept: whether what ended well is there for who comes next; else it may have been of use
+            only then.
+        synced: whether all that it makes is on the disk before it gets its name.
     """
 
     errors: tuple[type[BaseException], ...] = ()
+    timeless = True
+    kept = True
+    synced = True
 
     def __init__(self, graphs: Path | None) -> None:
         self.graphs = graphs
+
+    def warm_up(self, root: Path) -> None:
+        """Import and compute once what every trial needs, before any is forked."""
+        self.prepare(root)
+        self.act(root)
+        self.state(root)
 
     def prepare(self, root: Path) -> None:
         """The old state, in an empty directory."""
@@ -38,6 +49,3 @@ class Scenario:
     def leftovers(self, root: Path) -> list[str]:
         """What lies there after a run without fault and should not."""
         raise NotImplementedError
-
-    def arm(self, faults: Faults) -> None:
-        """Put faults where a library in another language works on files."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from typing import Any
 
 from crash_scenario import Scenario
-from faulty_files import Faults
 
 
 class Checkpoint(Scenario):
     """A training state in the place of an older one."""
 
-    errors = (OSError,)
+    def __init__(self, graphs: Path | None) -> None:
+        super().__init__(graphs)
+        from bart_onnx.errors import TrainingStateError
+
+        self.errors = (TrainingStateError,)
 
     def prepare(self, root: Path) -> None:
         self._save(root, 1)
@@ -21,11 +24,7 @@ class Checkpoint(Scenario):
         self._save(root, 2)
 
     def state(self, root: Path) -> str:
-        import torch
-
-        from exporters.training.checkpoint import load_run
-
-        saved = load_run(root / "run", torch.device("cpu"))
+        saved = self._saved(root)
         assert saved is not None
         step = saved.position["steps"]
         assert float(saved.tensors["values"].sum()) == 1000.0 * step, "of another step"
@@ -36,10 +35,13 @@ class Checkpoint(Scenario):
 
         return [path.name for path in (root / "run").iterdir() if path.name != STATE_FILE]
 
-    def arm(self, faults: Faults) -> None:
-        from exporters.training import checkpoint
+    @staticmethod
+    def _saved(root: Path) -> Any:
+        import torch
 
-        checkpoint.save_file = faults.counted_save(checkpoint.save_file)
+        from exporters.training.checkpoint import load_run
+
+        return load_run(root / "run", torch.device("cpu"))
 
     @staticmethod
     def _save(root: Path, step: int) -> None:
@@ -59,29 +61,26 @@ class Fit(Checkpoint):
         import training_child
 
         self._child = training_child
-        self._expected: bytes | None = None
+        self._weights = b""
+        self._last: Any = None
+
+    def warm_up(self, root: Path) -> None:
+        self._weights = self._trained(root / "run")
+        self._last = self._saved(root)
 
     def prepare(self, root: Path) -> None:
         (root / "run").mkdir()
 
     def act(self, root: Path) -> None:
-        (root / "weights").write_bytes(self._trained(root / "run"))
+        assert self._trained(root / "run") == self._weights, "other weights than undisturbed"
 
     def state(self, root: Path) -> str:
-        import torch
-
-        from exporters.training.checkpoint import load_run
-
-        load_run(root / "run", torch.device("cpu"))
-        if not (root / "weights").exists():
+        saved = self._saved(root)
+        if saved is None or saved.position != self._last.position:
             return "old"
-        if self._expected is None:
-            (root / "undisturbed").mkdir()
-            self._expected = self._trained(root / "undisturbed")
-            shutil.rmtree(root / "undisturbed")
-        # The file itself is this test's own, and not replaced in one go.
-        finished = (root / "weights").read_bytes() == self._expected
-        return "new" if finished else "old"
+        for name, tensor in self._last.tensors.items():
+            assert saved.tensors[name].equal(tensor), f"{name} is another's"
+        return "new"
 
     def _trained(self, directory: Path) -> bytes:
         import numpy as np

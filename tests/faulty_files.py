@@ -1,9 +1,9 @@
 """Operations on files, counted, and one of them made to fail: by an error, or by the process's end.
 
 Everything that Python does to files under one directory is counted: opening, reading, writing,
-syncing, renaming, linking, listing, removing, making directories, locking. What libraries in other
-languages do is seen where they are called (`counted_save`). A write in which the process ends is
-half done.
+syncing, renaming, linking, listing, removing, making directories, locking. A write in which the
+process ends is half done. What libraries in other languages write is met by a limit on the size of
+files instead, which the system keeps whoever writes.
 """
 
 from __future__ import annotations
@@ -13,29 +13,58 @@ import errno
 import fcntl
 import io
 import os
+import resource
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KINDS = ("kill", "ENOSPC", "EIO", "EINTR", "interrupt")
+BY_OPERATION = ("kill", "ENOSPC", "EIO", "EINTR", "interrupt")
+
+# No file grows beyond a size: an error, as on a full disk, or the end, in the middle of a write.
+BY_SIZE = ("EFBIG", "SIGXFSZ")
+
+KINDS = BY_OPERATION + BY_SIZE
 
 # What a full disk refuses; it lets go of files, and reads them.
-TAKES_ROOM = ("open for writing", "write", "mkdir", "fsync", "link", "symlink", "sendfile", "save")
+TAKES_ROOM = ("open for writing", "write", "mkdir", "fsync", "link", "symlink", "sendfile")
 
 _BY_PATH = ("mkdir", "rmdir", "unlink", "remove", "listdir", "scandir", "truncate", "utime")
 _BY_TWO_PATHS = ("rename", "replace", "link", "symlink")
 _BY_DESCRIPTOR = ("fsync", "fdatasync", "ftruncate")
 
 
-class Faults:
-    """Counts operations under `root`; number `at` (from 1; 0 for none) fails as `kind` says.
+@dataclass(frozen=True)
+class Fault:
+    """What fails.
 
-    A full disk stays full from then on.
+    Attributes:
+        kind: one of `KINDS`.
+        at: the number of the operation, from 1. A full disk stays full from then on, a limit on
+            sizes stays from before it on. 0: none fails; of `BY_SIZE`, the limit is there at once.
+        size: bytes beyond which no file grows, of `BY_SIZE`.
     """
 
-    def __init__(self, root: Path, kind: str, at: int) -> None:
-        self.root, self.kind, self.at = os.path.realpath(root), kind, at
+    kind: str
+    at: int
+    size: int = 0
+
+
+NO_FAULT = Fault("EIO", 0)
+
+
+class Faults:
+    """Counts operations under `root`, and has one fail.
+
+    Args:
+        watch: told the number, name and path (or descriptor) of each operation, before it is done.
+    """
+
+    def __init__(
+        self, root: Path, fault: Fault, watch: Callable[[int, str, Any], None] | None = None
+    ) -> None:
+        self.root, self.fault, self.watch = os.path.realpath(root), fault, watch
         self.count, self.names = 0, []
 
     def install(self) -> None:
@@ -49,6 +78,8 @@ class Faults:
         self._replace(fcntl, "flock", lambda descriptor, *rest: (descriptor, {}))
         self._install_opening()
         self._install_writing()
+        if self.fault.kind in BY_SIZE and not self.fault.at:
+            self._limit_sizes()
 
     def operation(self, name: str, path: Any, half: Callable[[], Any] | None = None) -> None:
         """Count one, and fail if it is its turn; `half` does a part of it."""
@@ -56,10 +87,18 @@ class Faults:
             return
         self.count += 1
         self.names.append(name)
-        full = self.kind == "ENOSPC" and 0 < self.at <= self.count
-        if not (self.count == self.at or (full and name in TAKES_ROOM)):
+        if self.watch is not None:
+            self.watch(self.count, name, path)
+        kind, at = self.fault.kind, self.fault.at
+        due = self.count == at
+        if kind == "ENOSPC":
+            due = 0 < at <= self.count and name in TAKES_ROOM
+        if not due:
             return
-        if half is not None and self.kind == "kill":
+        if kind in BY_SIZE:
+            self._limit_sizes()
+            return
+        if half is not None and kind == "kill":
             half()
         self._fail(path)
 
@@ -73,12 +112,19 @@ class Faults:
         text = os.path.abspath(os.fsdecode(path))
         return text == self.root or text.startswith(self.root + os.sep)
 
+    def _limit_sizes(self) -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # Python ignores the signal, and the write fails; else it ends the process there.
+        if self.fault.kind == "SIGXFSZ":
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.fault.size, resource.RLIM_INFINITY))
+
     def _fail(self, path: Any) -> None:
-        if self.kind == "kill":
+        if self.fault.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.kind == "interrupt":
+        if self.fault.kind == "interrupt":
             raise KeyboardInterrupt
-        number = getattr(errno, self.kind)
+        number = getattr(errno, self.fault.kind)
         raise OSError(number, os.strerror(number), str(path))
 
     def _replace(self, module: Any, name: str, where: Callable[..., tuple[Any, Any]]) -> None:
@@ -124,19 +170,6 @@ class Faults:
             return sendfile(out, source, offset, count)
 
         os.write, os.sendfile = written, sent
-
-    def counted_save(self, save: Callable[..., None]) -> Callable[..., None]:
-        """A function of a library that writes the file that is its second argument."""
-
-        def saved(tensors: Any, path: Any, **options: Any) -> None:
-            def half() -> None:
-                save(tensors, path, **options)
-                os.truncate(path, Path(path).stat().st_size // 2)
-
-            self.operation("save", path, half)
-            save(tensors, path, **options)
-
-        return saved
 
 
 def _absolute(path: Any, options: Any) -> Any:

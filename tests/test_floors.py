@@ -31,6 +31,7 @@ FLOORS = {
     "bart_onnx.json_objects": 1,
     "bart_onnx.bpe": 2,
     "bart_onnx.devices": 2,
+    "bart_onnx.durable": 2,
     "bart_onnx.exit_status": 2,
     "bart_onnx.graph_files": 2,
     "bart_onnx.graphs": 2,

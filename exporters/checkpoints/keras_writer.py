@@ -23,6 +23,7 @@ from bart_onnx.publish import staged
 from bart_onnx.tokenizer import BartTokenizer
 from bart_onnx.tokenizer_options import keras_dtype
 from bart_onnx.weights import weight_shapes
+from exporters.checkpoints.hdf5_sink import Hdf5Sink
 from exporters.checkpoints.hugging_face_generation import FILE as GENERATION_FILE
 from exporters.checkpoints.keras_config import LENGTHS, SPECIAL_TOKENS
 from exporters.checkpoints.keras_names import dataset_name, dataset_shapes
@@ -209,11 +210,16 @@ def _group(name: str) -> str:
 def _write_datasets(
     path: Path, names: list[str], shapes: Mapping[str, tuple[int, ...]], weights: Weights
 ) -> None:
-    with h5py.File(path, "w") as file:
-        for name in names:
-            dataset = dataset_name(name)
-            array = np.asarray(weights[name](), dtype=np.float32)
-            file.create_dataset(dataset, data=array.reshape(shapes[dataset]))
+    with path.open("w+b", buffering=0) as plain:
+        sink = Hdf5Sink(plain)
+        with h5py.File(sink, "w") as file:
+            for name in names:
+                dataset = dataset_name(name)
+                array = np.asarray(weights[name](), dtype=np.float32)
+                file.create_dataset(dataset, data=array.reshape(shapes[dataset]))
+                if sink.error is not None:
+                    break
+        sink.raise_error()
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

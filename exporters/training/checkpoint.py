@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bart_onnx.errors import CheckpointError, InputError
+from bart_onnx.durable import make_directory, sync
+from bart_onnx.errors import CheckpointError, InputError, TrainingStateError
+from bart_onnx.json_objects import parse_object
 
 STATE_FILE = "training_state.safetensors"
 _FORMAT = "bart_onnx training state"
 _VERSION = 1
 _KEY = "run"
+# safetensors writes into files of names of its own beside the one that it is asked for.
+_UNFINISHED = ".training_state.unfinished"
 
 
 @dataclass(frozen=True)
@@ -44,53 +49,67 @@ def save_run(directory: Path, run: SavedRun) -> None:
     """Replace the directory's training state by `run`; it is on the disk when this returns.
 
     Raises:
-        OSError: the disk is full or not writable. The old state is still there; the new one, if
-            the disk only did not confirm its name.
+        TrainingStateError: the disk is full or not writable. The old state is still there; the new
+            one, if the disk only did not confirm its name, which the message says.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
     content = {
         "format": _FORMAT,
         "version": _VERSION,
         "position": run.position,
         "terms": run.terms,
     }
-    target = directory / STATE_FILE
-    unfinished = directory / f".{STATE_FILE}.unfinished"
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
-    save_file(tensors, unfinished, metadata={_KEY: json.dumps(content)})
-    _sync(unfinished)
-    os.replace(unfinished, target)
-    _sync(directory)
+    try:
+        make_directory(directory)
+        _replace(directory, tensors, {_KEY: json.dumps(content)})
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        raise TrainingStateError(_explain(error, directory, size)) from error
+    try:
+        sync(directory)
+    except OSError as error:
+        raise TrainingStateError(
+            f"The training state was saved in {directory}, but the disk did not confirm its name: "
+            f"{error}. Look after that disk, and call fit again to continue."
+        ) from error
 
 
 def load_run(directory: Path, device: torch.device) -> SavedRun | None:
-    """What `save_run` left in the directory; None if nothing.
+    """What `save_run` left in the directory; None if nothing. What a killed one left is removed.
 
     Raises:
         CheckpointError: the file is damaged, or another version of this package wrote it.
     """
+    if (directory / _UNFINISHED).is_dir():
+        shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
     path = directory / STATE_FILE
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            content = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            content = parse_object((file.metadata() or {}).get(_KEY, "{}").encode())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except (InputError, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} is no training state that can be read: {error}. Remove it to train from the "
             "start."
         ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if content.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path} is no training state of this package. Choose another directory."
         )
     if content.get("version") != _VERSION:
         raise CheckpointError(
-            f"{path} has version {content.get('version')!r}, this package reads {_VERSION}. "
+            f"{path} has version {content.get('version')!r:.40}, this package reads {_VERSION}. "
             "Continue with the version that began, or choose another directory."
         )
-    return SavedRun(tensors, content["position"], content["terms"])
+    position, terms = content.get("position"), content.get("terms")
+    if not isinstance(position, dict) or not isinstance(terms, dict):
+        raise CheckpointError(
+            f"{path} does not say how far its run is, or on what terms. Remove it to train from "
+            "the start."
+        )
+    return SavedRun(tensors, position, terms)
 
 
 def check_terms(directory: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -102,20 +121,33 @@ def check_terms(directory: Path, saved: Mapping[str, Any], asked: Mapping[str, A
     # Through JSON, so that a tuple equals the list that it was saved as.
     asked = json.loads(json.dumps(asked))
     differing = [
-        f"{name} was {saved.get(name)!r} and is {asked.get(name)!r}"
+        f"{name:.40} was {saved.get(name)!r:.200} and is {asked.get(name)!r:.200}"
         for name in sorted({*saved, *asked})
         if saved.get(name) != asked.get(name)
     ]
     if differing:
         raise InputError(
-            f"{directory} holds a run that began otherwise: {'; '.join(differing)}. Give what it "
-            "began with to continue it, or another directory to begin anew."
+            f"{directory} holds a run that began otherwise: {'; '.join(differing):.2000}. Give "
+            "what it began with to continue it, or another directory to begin anew."
         )
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _replace(directory: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Put a new state in the place of the old one, and leave nothing else."""
+    unfinished = directory / _UNFINISHED
     try:
-        os.fsync(descriptor)
+        unfinished.mkdir(exist_ok=True)
+        save_file(dict(tensors), unfinished / STATE_FILE, metadata=metadata)
+        sync(unfinished / STATE_FILE)
+        os.replace(unfinished / STATE_FILE, directory / STATE_FILE)
     finally:
-        os.close(descriptor)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _explain(error: Exception, directory: Path, size: int) -> str:
+    place = next(path for path in (directory, *directory.parents) if path.exists())
+    return (
+        f"The training state, {size:,} bytes, could not be saved in {directory}, where "
+        f"{shutil.disk_usage(place).free:,} bytes are free: {error}. What was saved there before "
+        "is as it was; free some space, and call fit again to continue from there."
+    )

@@ -25,7 +25,7 @@ from exporters.training.evaluation import evaluate
 from exporters.training.examples import Examples
 from exporters.training.objective import Totals, objective
 from exporters.training.optimizers import WeightVector, optimizer_of
-from exporters.training.position import History, Position
+from exporters.training.position import History, Position, read_place
 from exporters.training.teacher_forcing import token_logits
 
 
@@ -90,6 +90,7 @@ class Trainer:
             InputError: early stopping monitors an unknown figure, or a checkpoint is there that
                 cannot be continued.
             CheckpointError: the checkpoint is damaged.
+            TrainingStateError: a checkpoint could not be saved.
         """
         options, callbacks = options or FitOptions(), callbacks or Callbacks()
         run = _Run(self, examples, options, validation, callbacks)
@@ -228,8 +229,9 @@ class _Run:
                 "or choose another directory."
             )
         check_terms(checkpointing.directory, saved.terms, self._terms())
-        self._trainer.load_state(saved.tensors, saved.position["steps"])
-        return Position.from_dict(saved.position["fit"])
+        steps, position = read_place(saved.position)
+        self._trainer.load_state(saved.tensors, steps)
+        return position
 
     def train_epoch(self, position: Position, bar: TrainingBar) -> None:
         """The batches of an epoch that are not done yet."""

@@ -67,7 +67,7 @@ def need_file(directory: Path, name: str, source: str) -> Path:
     path = find_file(directory, name)
     if path is None:
         raise MissingFileError(
-            f"Checkpoint {source} needs {name}, but {directory} has only {listing(directory)}; "
+            f"Checkpoint {source} needs {name:.80}, but {directory} has only {listing(directory)}; "
             "name a checkpoint's own directory, or download it again."
         )
     return path

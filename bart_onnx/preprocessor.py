@@ -29,7 +29,7 @@ from bart_onnx.packing import (
 from bart_onnx.preprocessor_files import read_sequence_lengths
 from bart_onnx.text_inputs import as_integer_array, as_text_pairs, as_texts, describe, entry
 from bart_onnx.tokenizer import BartTokenizer
-from bart_onnx.tokenizer_options import checked_length, keras_dtype
+from bart_onnx.tokenizer_options import LONGEST, checked_length, keras_dtype
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -124,12 +124,14 @@ class BartSeq2SeqLMPreprocessor:
         """The preprocessor of a directory with a tokenizer's files.
 
         Args:
-            longest: both sequence lengths, where no preprocessor.json there says others.
+            longest: both sequence lengths, where no preprocessor.json there says others, and as
+                far as there may be such.
             overrides: keywords of the constructor that win.
 
         Raises:
             MissingFileError, CheckpointError: see `BartTokenizer.from_files`.
         """
+        longest = min(longest, LONGEST)
         lengths: dict[str, Any] = {
             "encoder_sequence_length": longest,
             "decoder_sequence_length": longest,

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from bart_onnx.configured import Plan
+from bart_onnx.decoding.tasks import Hypothesis
 from bart_onnx.errors import DeadlineError
 from bart_onnx.server.requests import Hypotheses, Request, Ticket, Update
 from bart_onnx.server.scheduler import Scheduler
@@ -124,8 +125,18 @@ async def aside(found: Iterable[Hypotheses], work: Callable[[], T]) -> T:
 
     A thread takes 0.2 ms to be asked.
     """
-    size = sum(len(each.token_ids) for hypotheses in found for each in hypotheses)
+    size = sum(_size(each) for hypotheses in found for each in hypotheses)
     return work() if size <= SHORT else await asyncio.to_thread(work)
+
+
+def _size(found: Hypothesis) -> int:
+    """Tokens to be told; with log-probabilities each by itself and with others, which takes seven
+    times as long.
+    """
+    if found.log_probs is None:
+        return len(found.token_ids)
+    others = 0 if found.top_ids is None else found.top_ids.shape[1]
+    return 7 * (1 + others) * len(found.token_ids)
 
 
 async def unless_gone(request: HttpRequest, work: Awaitable[T]) -> T:

@@ -81,11 +81,11 @@ class Engine:
         """Take one turn; whether anything is under way or waits."""
         self._drop()
         self._let_go()
+        self._answer_ended()
         self._admit()
         for copies in list(self._lanes):
             self._step(copies)
-        if not self._running:
-            self._answer_all()
+        self._answer_ended()
         return self.busy
 
     def fail_all(self, error: Exception) -> None:
@@ -224,6 +224,11 @@ class Engine:
                 if ticket.request.is_followed:
                     ticket.tell(*search.told(line))
 
+    def _answer_ended(self) -> None:
+        """Answer a static batch whose last row has ended, or was dropped."""
+        if not self._running:
+            self._answer_all()
+
     def _answer_all(self) -> None:
         now = self._clock()
         for ticket, found in self._held_back:
@@ -242,7 +247,8 @@ class Engine:
             self._fail_member(member, error)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
-        if not ticket.done:
+        # What has been found of a static batch is answered, whatever becomes of the rest.
+        if ticket.number in self._running:
             self._leave(ticket)
             ticket.fail(error, self._clock())
 

@@ -25,7 +25,7 @@ class Limits:
         waiting, waiting_tokens: requests that may wait, and tokens of their sources.
         batching: when rows join, and are answered. continuous: between any two steps, when they
             end. The others are there to be compared with, and join when none runs: leaving, to be
-            answered when they end; static, when the last of them does.
+            answered when they end; static, when the last of them does, past their deadlines too.
 
     Raises:
         InputError: a number is not whole, or less than 1; an unknown way.

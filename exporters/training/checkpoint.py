@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,15 @@ def save_run(directory: Path, run: SavedRun) -> None:
 
 
 def load_run(directory: Path, device: torch.device) -> SavedRun | None:
-    """What `save_run` left in the directory; None if nothing. What a killed one left is removed.
+    """What `save_run` left in the directory; None if nothing. It writes nothing there.
 
     Raises:
         CheckpointError: the file is damaged, or another version of this package wrote it.
     """
-    if (directory / _UNFINISHED).is_dir():
-        shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
     path = directory / STATE_FILE
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         with safe_open(path, framework="pt", device=str(device)) as file:
             content = parse_object((file.metadata() or {}).get(_KEY, "{}").encode())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -133,7 +132,7 @@ def check_terms(directory: Path, saved: Mapping[str, Any], asked: Mapping[str, A
 
 
 def _replace(directory: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Put a new state in the place of the old one, and leave nothing else."""
+    """Put a new state in the place of the old one, and leave nothing else, nor of one killed."""
     unfinished = directory / _UNFINISHED
     try:
         unfinished.mkdir(exist_ok=True)
@@ -145,9 +144,12 @@ def _replace(directory: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def _explain(error: Exception, directory: Path, size: int) -> str:
-    place = next(path for path in (directory, *directory.parents) if path.exists())
+    room = ""
+    with suppress(OSError):  # what failed may fail again
+        place = next(path for path in (directory, *directory.parents) if path.exists())
+        room = f", where {shutil.disk_usage(place).free:,} bytes are free"
     return (
-        f"The training state, {size:,} bytes, could not be saved in {directory}, where "
-        f"{shutil.disk_usage(place).free:,} bytes are free: {error}. What was saved there before "
-        "is as it was; free some space, and call fit again to continue from there."
+        f"The training state, {size:,} bytes, could not be saved in {directory}{room}: {error}. "
+        "What was saved there before is as it was; free some space, and call fit again to "
+        "continue from there."
     )

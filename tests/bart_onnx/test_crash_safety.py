@@ -14,6 +14,7 @@ import pytest
 from crash_scenarios import SCENARIOS
 from faulty_files import KINDS
 
+from bart_onnx.durable import make_directory
 from bart_onnx.errors import ExportError, TrainingStateError
 from bart_onnx.locks import held_if_free
 from bart_onnx.publish import claim, publish, remove_abandoned, staged
@@ -112,6 +113,31 @@ def test_a_training_state_that_the_disk_cannot_hold_says_so(saved, monkeypatch):
         assert words in str(told.value)
     assert steps() == 1
     assert left() == ["training_state.safetensors"]
+
+
+def test_an_error_is_told_though_nothing_more_is_known(saved, monkeypatch):
+    save, steps, _ = saved
+
+    def full(*given, **named):
+        raise OSError(28, "No space left on device")
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("exporters.training.checkpoint.save_file", full)
+    monkeypatch.setattr("exporters.training.checkpoint.shutil.disk_usage", refused)
+    with pytest.raises(TrainingStateError, match="No space left on device"):
+        save(2)
+    assert steps() == 1
+
+
+def test_a_directory_is_made_where_names_may_be_written_and_not_listed(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("bart_onnx.durable.sync", refused)
+    make_directory(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_a_training_state_whose_name_the_disk_does_not_confirm(saved, monkeypatch):

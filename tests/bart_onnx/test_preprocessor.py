@@ -22,6 +22,7 @@ from bart_onnx.errors import (
 from bart_onnx.preprocessor import BartSeq2SeqLMPreprocessor
 from bart_onnx.preprocessor_files import read_sequence_lengths
 from bart_onnx.tokenizer import BartTokenizer
+from bart_onnx.tokenizer_options import LONGEST
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "keras_golden"
 CASES: dict[str, Any] = json.loads((GOLDEN / "preprocessor.json").read_text(encoding="utf-8"))
@@ -349,3 +350,10 @@ def test_the_longest_is_packed(tokenizer: BartTokenizer, tmp_path: Path) -> None
     assert preprocessor.generate_preprocess("a")["encoder_token_ids"].shape == (65_536,)
     with pytest.raises(InputError, match="must be at most 65536"):
         preprocessor.decoder_sequence_length = 65_537
+
+
+def test_a_model_that_reads_more_than_rows_may_hold_has_the_longest_rows():
+    preprocessor = BartSeq2SeqLMPreprocessor.from_files(GOLDEN / "hf_checkpoint", LONGEST + 1)
+    assert preprocessor.encoder_sequence_length == LONGEST
+    with pytest.raises(InputError, match="at most"):
+        preprocessor.generate_preprocess("a", encoder_sequence_length=LONGEST + 1)

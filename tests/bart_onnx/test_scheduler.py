@@ -296,6 +296,28 @@ def test_rows_of_batches_join_when_none_runs(batching):
         assert told(ticket.result(0)) == told(alone(ToyRunner(CONFIG), plan)[0])
 
 
+def test_a_static_batch_that_is_dropped_keeps_no_answers_back():
+    runner = ToyRunner(CONFIG)
+    scheduler = by_hand(runner, Limits(rows=2, encoder_tokens=64, batching="static"))
+    short, long = (
+        toy_plan(0, max_length=12, eos_token_id=()),
+        toy_plan(1, max_length=40, eos_token_id=()),
+    )
+    first, last = (scheduler.submit(Request(plan)) for plan in (short, long))
+    while scheduler.load.running > 1 or not scheduler.load.running:
+        scheduler.turn()
+    next_ones = [
+        scheduler.submit(Request(toy_plan(seed, max_length=30, eos_token_id=()))) for seed in (2, 3)
+    ]
+    assert not first.done
+    last.cancel()
+    scheduler.turn()
+    assert told(first.result(0)) == told(alone(ToyRunner(CONFIG), short)[0])
+    assert not any(ticket.done for ticket in next_ones)
+    scheduler.drain()
+    assert all(ticket.done for ticket in next_ones)
+
+
 def test_shorter_sources_are_encoded_apart_where_that_saves_padding():
     class Noting(ToyRunner):
         def encode(self, token_ids, lengths):

@@ -16,7 +16,7 @@ from keras_files import PRESET
 from bart_onnx.errors import CheckpointError, InputError
 from bart_onnx.tokenizer import BartTokenizer
 from exporters.quality import read_examples
-from exporters.training.checkpoint import STATE_FILE, check_terms, load_run
+from exporters.training.checkpoint import _UNFINISHED, STATE_FILE, check_terms, load_run
 from exporters.training.position import Position, read_place
 
 SAVED = training_states()[0]
@@ -33,6 +33,23 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     steps, position = place_in(tmp_path)
     fit = json.loads(SAVED)["position"]["fit"]
     assert (steps, position.to_dict()) == (6, fit)
+
+
+def test_reading_leaves_what_another_run_is_saving(tmp_path: Path) -> None:
+    (tmp_path / _UNFINISHED).mkdir()
+    assert load_run(tmp_path, torch.device("cpu")) is None
+    assert [each.name for each in tmp_path.iterdir()] == [_UNFINISHED]
+
+
+def test_a_state_that_may_not_be_looked_for_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        load_run(tmp_path, torch.device("cpu"))
 
 
 def _in_position(name: str, value: Any) -> Callable[[dict[str, Any]], object]:

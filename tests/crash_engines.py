@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-from crash_exports import PRESET
+from crash_exports import shipped_bundle
 from crash_scenario import Scenario
 
 # What the builder answers; two files of this size are written.
@@ -18,16 +18,12 @@ class Engines(Scenario):
 
     def __init__(self, graphs: Path | None) -> None:
         super().__init__(graphs)
-        from bart_onnx.bundle import Bundle
         from bart_onnx.engines import Limits, Platform
         from bart_onnx.errors import ExportError
-        from bart_onnx.store import shipped_path
         from exporters import tensorrt
 
-        shipped = shipped_path(PRESET)
-        assert shipped is not None
         self.errors = (ExportError,)
-        self._bundle = Bundle.open(shipped)
+        self._bundle = shipped_bundle()
         self._limits = Limits.of(self._bundle.config, 2, 32, 16)
         self._platform = Platform("tensorrt_rtx", "1.0", "sm89")
         builder = SimpleNamespace(build_serialized_network=lambda *_: memoryview(_ENGINE))

@@ -98,19 +98,25 @@ class ExportHalf(Export):
     precision = "fp16"
 
 
+def shipped_bundle() -> Any:
+    """The shipped preset, opened."""
+    from bart_onnx.bundle import Bundle
+    from bart_onnx.store import shipped_path
+
+    shipped = shipped_path(PRESET)
+    assert shipped is not None
+    return Bundle.open(shipped)
+
+
 class TritonLayout(Scenario):
     """Two models into a model repository, each of whose directories Triton takes for a model."""
 
     def __init__(self, graphs: Path | None) -> None:
         super().__init__(graphs)
-        from bart_onnx.bundle import Bundle
         from bart_onnx.errors import ExportError
-        from bart_onnx.store import shipped_path
 
-        shipped = shipped_path(PRESET)
-        assert shipped is not None
         self.errors = (ExportError,)
-        self._bundle = Bundle.open(shipped)
+        self._bundle = shipped_bundle()
 
     def act(self, root: Path) -> None:
         from exporters.triton_layout import write_models

@@ -139,11 +139,12 @@ def _plain(name: str, reader: Any, options: argparse.Namespace) -> int:
         large(reader.seeds(), reader.words),
         mutants([*honest, *map(Path.read_bytes, guided)], reader.words, options.seed),
     )
+    under_way = _Kept(options.found / f"{name}-under-way")
     for data in islice(inputs, options.inputs):
+        under_way.keep(data)
         try:
             trials.try_input(data)
         except TrialError as failure:
-            options.found.mkdir(parents=True, exist_ok=True)
             path = options.found / f"{name}-{trials.count}"
             path.write_bytes(data)
             print(json.dumps({"reader": name, "failure": str(failure), "input": str(path)}))
@@ -152,8 +153,25 @@ def _plain(name: str, reader: Any, options: argparse.Namespace) -> int:
             _tell(name, trials, started)
         if time.monotonic() - started > options.seconds:
             break
+    under_way.forget()
     _tell(name, trials, started)
     return 0
+
+
+class _Kept:
+    """The input under way in a file, for who looks for what ended the process."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._file = path, os.open(path, os.O_WRONLY | os.O_CREAT)
+
+    def keep(self, data: bytes) -> None:
+        os.pwrite(self._file, data, 0)
+        os.ftruncate(self._file, len(data))
+
+    def forget(self) -> None:
+        os.close(self._file)
+        self._path.unlink()
 
 
 def _trials(kind: Any, name: str, reader: Any) -> Any:

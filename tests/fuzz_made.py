@@ -23,7 +23,10 @@ from fuzz_seeds import DATASETS, as_json, safetensors
 from keras_files import archive_members
 
 _WRITTEN = 1 << 12
-_FAULTS = (ValueError, TypeError, KeyError, OSError, RuntimeError, OverflowError, AttributeError)
+_FAULTS = (
+    *(ValueError, TypeError, KeyError, OSError, RuntimeError, OverflowError, AttributeError),
+    SyntaxError,  # numpy reads a dtype as Python
+)
 
 
 def put_files(*names: str) -> Callable[[bytes, Path], object]:

@@ -7,6 +7,8 @@ written, a process started, a socket opened or a pickle read.
 
 from __future__ import annotations
 
+import faulthandler
+import math
 import resource
 import signal
 import sys
@@ -89,9 +91,9 @@ class Trials:
             self._check_peak()
 
     def warm(self, data: bytes) -> None:
-        """Read an input unwatched: what is imported at a first use is no input's fault."""
+        """Read an input, and judge only that it ends: what it imports at first is not its fault."""
         self._written(data)
-        with suppress(TrialError):  # it is tried again, and then told
+        with suppress(TrialError), _bounded_time():  # it is tried again, and then told
             self._was_read(data)
         self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -142,12 +144,16 @@ def _bounded_memory(size: int) -> Iterator[None]:
 @contextmanager
 def _bounded_time() -> Iterator[None]:
     started = time.process_time()
-    # For what never ends; what does is measured, since a second of a busy machine is not one.
+    limits = resource.getrlimit(resource.RLIMIT_CPU)
+    # For what never ends; what does is measured, since a second of a busy machine is not one. In a
+    # library that does not end no handler of Python's is called: the kernel ends the process.
     signal.setitimer(signal.ITIMER_VIRTUAL, 10 * SECONDS)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(started + 20 * SECONDS), limits[1]))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, limits)
     if time.process_time() - started > SECONDS:
         raise TrialError(f"it took {time.process_time() - started:.1f} s")
 
@@ -166,6 +172,7 @@ def _install() -> None:
     if not getattr(_install, "done", False):
         sys.addaudithook(_hook)
         signal.signal(signal.SIGVTALRM, _stop)
+        faulthandler.register(signal.SIGXCPU, chain=True)
         _install.done = True  # type: ignore[attr-defined]
 
 

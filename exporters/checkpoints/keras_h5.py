@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from h5py import h5d, h5g, h5l, h5o, h5t
+from h5py import h5d, h5g, h5l, h5t
 
 from bart_onnx.errors import CheckpointError
 from exporters.checkpoints.local_files import some
@@ -116,7 +116,9 @@ def _blame(path: Path) -> Iterator[None]:
 def _walk(path: Path, file: Any) -> Iterator[str]:
     """The names of all datasets; every link on the way to one has been checked."""
     groups = [("", 0)]
-    places = {h5o.get_info(file).addr}
+    # `h5o.get_info` would tell as much, but it also adds up the sizes of a group's index, from each
+    # node to its neighbour; in HDF5 2.0 a node that is its own neighbour keeps it there for ever.
+    places = {h5g.get_objinfo(file).objno}
     objects = 0
     while groups:
         prefix, depth = groups.pop()
@@ -132,13 +134,13 @@ def _walk(path: Path, file: Any) -> Iterator[str]:
             link = group.links.get_info(raw).type
             if link != h5l.TYPE_HARD:
                 raise _refused(path, f"{_LINKS.get(link, 'a link')} at {some([name])}")
-            found = h5o.get_info(group, raw)
-            if found.addr in places:
+            found = h5g.get_objinfo(group, raw)
+            if found.objno in places:
                 raise _refused(path, f"a second link to one object at {some([name])}")
-            places.add(found.addr)
-            if found.type == h5o.TYPE_DATASET:
+            places.add(found.objno)
+            if found.type == h5g.DATASET:
                 yield name
-            elif found.type != h5o.TYPE_GROUP:
+            elif found.type != h5g.GROUP:
                 raise _refused(path, f"a datatype of its own at {some([name])}")
             elif depth == DEPTH_LIMIT:
                 raise _refused(path, f"groups over {DEPTH_LIMIT} deep at {some([name])}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from fuzz_readers import READERS
 from fuzz_trial import Reader, TrialError, Trials
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = ROOT / "tests" / "data" / "fuzz"
+TESTS = ROOT / "tests"
+KEPT = TESTS / "data" / "fuzz"
 INPUTS, SECONDS = 1000, 2
 
 
@@ -101,3 +103,27 @@ def test_what_a_reader_must_not_do_is_seen(
     trials = Trials("x", Reader(read, lambda: [b"x"]), tmp_path)
     with pytest.raises(TrialError, match=said):
         trials.try_input(b"x")
+
+
+_ENDLESS = """
+import collections, itertools, pathlib, sys
+import fuzz_trial
+
+fuzz_trial.SECONDS = 0.05
+reader = fuzz_trial.Reader(
+    lambda data, directory: collections.deque(itertools.repeat(0), maxlen=0), lambda: [b"x"]
+)
+fuzz_trial.Trials("x", reader, pathlib.Path(sys.argv[1])).try_input(b"x")
+"""
+
+
+def test_a_library_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDLESS, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGXCPU, done.stderr
+    assert "in _was_read" in done.stderr

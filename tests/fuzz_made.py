@@ -159,8 +159,8 @@ def put_archive(data: bytes, path: Path) -> None:
                 member = zipfile.ZipInfo(name)
                 member.compress_type = described.get("type", 0)
                 member.external_attr = (described.get("mode", 0) & 0xFFFF) << 16
-                member.extra = bytes(described.get("extra", []))
-                member.comment = bytes(described.get("comment", []))
+                member.extra = bytes([*described.get("extra", [])])
+                member.comment = bytes([*described.get("comment", [])])
                 made.writestr(member, _text_of(described))
     path.write_bytes(file.getvalue())
 

@@ -114,10 +114,15 @@ def _of_dataset(each: Mapping[str, Any]) -> dict[str, Any]:
     if "external" in each:
         # Without data and under one name, or HDF5 would write into any file that an input names.
         arguments["external"] = [("x.bin", *each["external"])]
-    elif math.prod(shape) * dtype.itemsize <= _WRITTEN and not each.get("bare"):
+    elif _written(shape, each.get("chunks")) * dtype.itemsize <= _WRITTEN and not each.get("bare"):
         arguments["data"] = np.zeros(shape, dtype)
     known = ("chunks", "compression", "maxshape", "shuffle", "fletcher32", "track_times")
     return arguments | {key: _tupled(each[key]) for key in known if key in each}
+
+
+def _written(shape: Sequence[int], chunks: Any) -> int:
+    """How many elements HDF5 takes memory for: a chunk is written whole."""
+    return max(math.prod(shape), math.prod(chunks) if isinstance(chunks, list) else 0)
 
 
 def _tupled(value: Any) -> Any:

@@ -1,5 +1,6 @@
-"""Opens each of the paths that a JSON object on its input names, and prints the error and by how
-much memory grew, as JSON. A process of its own, because the peak of another tells nothing.
+"""Opens each of the paths that a JSON object on its input names. Prints, as JSON, the error and by
+how much memory grew, and what the largest of its own children had. It is a process of its own
+because the peak of another tells nothing.
 
 A bundle is opened with its sessions, as for generation; what is called NAME.tokenizer is opened as
 one; all else is opened as for an export.
@@ -8,6 +9,7 @@ one; all else is opened as for an export.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +64,8 @@ def open_all(paths: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     before = memory("VmRSS")
     taken = np.ones(8 << 20)
     outcomes["control"] = {"megabytes": memory("VmHWM") - before, "taken": taken.nbytes >> 20}
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    outcomes["children"] = {"megabytes": largest}
     return outcomes
 
 

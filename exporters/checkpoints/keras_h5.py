@@ -1,5 +1,10 @@
 """Finds the datasets of an HDF5 file and where their bytes lie, without reading any of them.
 
+    python -m exporters.checkpoints.keras_h5 FILE START SIZE
+
+is the child process that opens it: of a file that was made for it HDF5 2.0 goes round for ever, and
+no error of Python's can end that.
+
 Of what HDF5 can do, Keras uses little, and only that is let through: groups and datasets that are
 linked once, and datasets whose bytes lie in one piece in the file itself. Compressed ones are not:
 HDF5 inflates a chunk to whatever size its stream has, not to the one that the file states. It knows
@@ -9,8 +14,10 @@ no dataset's name or meaning.
 from __future__ import annotations
 
 import io
+import json
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +26,14 @@ import h5py
 from h5py import h5d, h5g, h5l, h5t
 
 from bart_onnx.errors import CheckpointError
+from exporters.checkpoints.child import run_child
 from exporters.checkpoints.local_files import some
 from exporters.checkpoints.safetensors_file import TensorEntry
 
 # A BART has some 70 objects a layer and depth 7 at most, training state included.
 OBJECT_LIMIT = 1 << 16
 DEPTH_LIMIT = 12
+_SECONDS = 60  # its largest, of 65,536 objects, takes two
 
 _FLOATS = {"F32": h5t.IEEE_F32LE, "F16": h5t.IEEE_F16LE}
 # Numbers and flags, and the two opaque bytes that Keras keeps a bfloat16 in.
@@ -89,10 +98,42 @@ def read_datasets(path: Path, start: int = 0, size: int | None = None) -> dict[s
 
     Raises:
         CheckpointError: the file is damaged, or holds a link, a dataset that lies elsewhere or
-            in pieces, a type that is no number, or more objects than any BART.
+            in pieces, a type that is no number, or more objects than any BART; or HDF5 did not
+            come to an end with it.
     """
     if size is None:
         size = path.stat().st_size - start
+    child = run_child(__name__, [str(path), str(start), str(size)], _SECONDS)
+    if child.fault:
+        raise _unreadable(path, child.fault)
+    answer = json.loads(child.said)
+    if "refused" in answer:
+        raise CheckpointError(answer["refused"])
+    return {
+        name: TensorEntry(name, path, offset, dtype, tuple(shape))
+        for name, offset, dtype, shape in answer["datasets"]
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """What the child does: say on stdout, in JSON, where what is, or why it is not read."""
+    path, start, size = arguments
+    try:
+        entries = find_datasets(Path(path), int(start), int(size)).values()
+        found = [[each.name, each.offset, each.dtype, each.shape] for each in entries]
+        answer: dict[str, object] = {"datasets": found}
+    except CheckpointError as error:
+        answer = {"refused": str(error)}
+    json.dump(answer, sys.stdout)
+    return 0
+
+
+def find_datasets(path: Path, start: int, size: int) -> dict[str, TensorEntry]:
+    """The same in this process.
+
+    Raises:
+        CheckpointError: as that, but for a file with which HDF5 comes to no end.
+    """
     with _blame(path), FileWindow(path, start, size) as window, h5py.File(window, "r") as file:
         return {
             name: _entry(path, name, h5d.open(file.id, name.encode()), start, size)
@@ -108,9 +149,7 @@ def _blame(path: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as HDF5 ({error}); download or save it again."
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def _walk(path: Path, file: Any) -> Iterator[str]:
@@ -189,8 +228,16 @@ def _dtype(dataset: Any, kind: Any) -> str:
     return "opaque"
 
 
+def _unreadable(path: Path, fault: object) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read as HDF5 ({fault}); download or save it again.")
+
+
 def _refused(path: Path, found: str) -> CheckpointError:
     return CheckpointError(
         f"{path} holds {found}, which Keras does not write for a BART, so it is not read. "
         "Download it again, or load it in Keras and save it anew if you trust it."
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -9,19 +9,17 @@ imports torch. It knows no tensor's name.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-import exporters
 from bart_onnx.errors import CheckpointError, MissingPackageError
+from exporters.checkpoints.child import run_child
 
 _REFUSED, _NO_TORCH = 3, 4
 _SECONDS = 1800  # 1.6 GB take under a minute; a pickle that keeps the child busy must end too
@@ -46,31 +44,20 @@ class ConvertedPickles:
             MissingPackageError: torch is not installed.
         """
         target = self.directory / name
-        # -P and the package's own directory: nothing of the working directory is imported.
-        paths = [str(Path(exporters.__path__[0]).parent), os.environ.get("PYTHONPATH", "")]
-        try:
-            child = subprocess.run(
-                [sys.executable, "-P", "-m", __name__, str(source.absolute()), str(target)],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise _refused(source, f"reading it took over {_SECONDS} seconds") from None
-        if child.returncode == _NO_TORCH:
+        child = run_child(
+            __name__,
+            [str(source.absolute()), str(target)],
+            _SECONDS,
+            self.directory,
+            (0, _REFUSED, _NO_TORCH),
+        )
+        if child.status == _NO_TORCH:
             raise MissingPackageError(
                 f"{source} is a pickle, which torch reads, and torch is not installed; run "
                 'pip install "bart_onnx[export]".'
             )
-        if child.returncode == _REFUSED:
-            raise _refused(source, child.stdout.strip())
-        if child.returncode:
-            last = child.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-            raise _refused(source, f"the child ended with status {child.returncode}: {last[0]}")
+        if child.status != 0:
+            raise _refused(source, child.fault or child.said.strip())
         return target
 
 

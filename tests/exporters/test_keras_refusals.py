@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 from hostile_archives import ARCHIVES
 from hostile_hdf5 import WEIGHT_FILES
@@ -22,6 +25,7 @@ from exporters.checkpoints import keras, keras_h5
 HOSTILE = {**WEIGHT_FILES, **PRESETS, **ARCHIVES}
 TESTS = Path(__file__).resolve().parents[1]
 MEGABYTES = 50  # measured: 6 at most, for 65,536 groups
+CHILD_MEGABYTES = 200  # of the process that opens HDF5, its libraries included
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +62,55 @@ def test_refused_by_name_and_without_memory(outcomes: dict[str, Any], name: str)
     assert outcome["megabytes"] < MEGABYTES
 
 
+def test_no_child_takes_much_memory(outcomes: dict[str, Any]) -> None:
+    assert 20 < outcomes["children"]["megabytes"] < CHILD_MEGABYTES
+
+
+def _with_label(path: Path) -> bytearray:
+    """An HDF5 file with a bfloat16 as Keras keeps it, whose label lies in a heap."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", data=np.zeros(2, "V2")).attrs["dtype"] = "bfloat16"
+    return bytearray(path.read_bytes())
+
+
+def test_a_file_with_which_hdf5_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.weights.h5"
+    content = _with_label(path)
+    assert keras_h5.read_datasets(path)["a"].dtype == "BF16"
+    # The heap's free space, behind its head and the label's object, is said to be empty.
+    free = content.index(b"GCOL") + 16 + 24
+    content[free + 8 : free + 16] = bytes(8)
+    path.write_bytes(content)
+    monkeypatch.setattr(keras_h5, "_SECONDS", 3)
+    with pytest.raises(CheckpointError, match=r"x\.weights\.h5 .*reading it took over 3 seconds"):
+        keras_h5.read_datasets(path)
+
+
+def test_a_node_of_an_index_that_is_its_own_neighbour(tmp_path: Path) -> None:
+    path = copy_preset(tmp_path / "preset") / "model.weights.h5"
+    honest, content = keras_h5.read_datasets(path), bytearray(path.read_bytes())
+    node = content.index(b"TREE")
+    content[node + 16 : node + 24] = node.to_bytes(8, "little")
+    path.write_bytes(content)
+    assert keras_h5.read_datasets(path) == honest
+
+
+def test_a_child_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "python"
+    command.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command))
+    with pytest.raises(CheckpointError, match=f"ended with status -{signal.SIGSEGV:d}"):
+        keras_h5.read_datasets(PRESET / "model.weights.h5")
+
+
 def test_the_limit_on_objects_counts_groups_and_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras_h5, "OBJECT_LIMIT", 100)
+    path = PRESET / "model.weights.h5"
     with pytest.raises(CheckpointError, match="over 100 objects"):
-        keras.read(PRESET, source="a test")
+        keras_h5.find_datasets(path, 0, path.stat().st_size)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])

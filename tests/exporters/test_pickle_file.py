@@ -163,7 +163,7 @@ def test_wrong_tensors_leave_nothing_behind(tmp_path: Path, scratch: Path) -> No
 def test_config_is_checked_before_any_pickle(
     pickled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pickle_file.subprocess, "run", None)
+    monkeypatch.setattr(pickle_file, "run_child", None)
     write_checkpoint(pickled, golden_config(model_type="mbart"))
     with pytest.raises(CheckpointError, match="mBART"):
         read(pickled, source="test", allow_pickle=True)

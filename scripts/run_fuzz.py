@@ -127,8 +127,9 @@ def _guided(atheris: Any, name: str, reader: Any, trials: Any, options: argparse
 
 def _plain(name: str, reader: Any, options: argparse.Namespace) -> int:
     """Try honest inputs and large ones, then with changes: honest, kept and guided ones."""
+    from fuzz_apart import outcomes_apart
     from fuzz_mutations import large, mutants
-    from fuzz_trial import TrialError, Trials
+    from fuzz_trial import Trials, outcomes_here
 
     honest = _honest(name, reader)
     guided = sorted((options.found / "corpus" / name).glob("*"))
@@ -139,39 +140,20 @@ def _plain(name: str, reader: Any, options: argparse.Namespace) -> int:
         large(reader.seeds(), reader.words),
         mutants([*honest, *map(Path.read_bytes, guided)], reader.words, options.seed),
     )
-    under_way = _Kept(options.found / f"{name}-under-way")
-    for data in islice(inputs, options.inputs):
-        under_way.keep(data)
-        try:
-            trials.try_input(data)
-        except TrialError as failure:
+    outcomes = outcomes_apart if reader.apart else outcomes_here
+    for data, failure in outcomes(trials, islice(inputs, options.inputs)):
+        if failure:
+            options.found.mkdir(parents=True, exist_ok=True)
             path = options.found / f"{name}-{trials.count}"
             path.write_bytes(data)
-            print(json.dumps({"reader": name, "failure": str(failure), "input": str(path)}))
+            print(json.dumps({"reader": name, "failure": failure, "input": str(path)}))
             return 1
         if trials.count % _TOLD == 0:
             _tell(name, trials, started)
         if time.monotonic() - started > options.seconds:
             break
-    under_way.forget()
     _tell(name, trials, started)
     return 0
-
-
-class _Kept:
-    """The input under way in a file, for who looks for what ended the process."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._file = path, os.open(path, os.O_WRONLY | os.O_CREAT)
-
-    def keep(self, data: bytes) -> None:
-        os.pwrite(self._file, data, 0)
-        os.ftruncate(self._file, len(data))
-
-    def forget(self) -> None:
-        os.close(self._file)
-        self._path.unlink()
 
 
 def _trials(kind: Any, name: str, reader: Any) -> Any:
@@ -195,6 +177,8 @@ def _honest(name: str, reader: Any) -> list[bytes]:
 def _tell(name: str, trials: Any, started: float) -> None:
     seconds = round(time.monotonic() - started)
     found = {"reader": name, "inputs": trials.count, "read": trials.read, "seconds": seconds}
+    if trials.ended:
+        found["ended"] = trials.ended
     print(json.dumps(found), flush=True)
 
 

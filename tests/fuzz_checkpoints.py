@@ -183,7 +183,7 @@ CHECKPOINTS: Mapping[str, Reader] = {
         _shard("a.safetensors", safetensors),
         words=(*JSON_WORDS, b"a.safetensors", b"weight_map"),
     ),
-    "keras_h5": Reader(_read_hdf5, lambda: [hdf5(), old_hdf5()], "x.weights.h5"),
+    "keras_h5": Reader(_read_hdf5, lambda: [hdf5(), old_hdf5()], "x.weights.h5", apart=True),
     "keras_h5_contents": Reader(
         _read_hdf5,
         hdf5_descriptions,

@@ -53,6 +53,7 @@ class Reader:
         put: writes the bytes in another way than as `file`.
         errors: what may be raised.
         words: what a mutation may put in.
+        apart: whether the library under it may not come to an end; see `fuzz_apart`.
     """
 
     read: Callable[[bytes, Path], object]
@@ -62,13 +63,19 @@ class Reader:
     put: Callable[[bytes, Path], object] | None = None
     errors: tuple[type[Exception], ...] = (BartOnnxError,)
     words: Sequence[bytes] = ()
+    apart: bool = False
 
 
 class Trials:
-    """Trials of one reader in one process, in a directory that is its own."""
+    """Trials of one reader in one process, in a directory that is its own.
+
+    Attributes:
+        count, read: inputs tried, and read.
+        ended: inputs with which a library did not come to an end.
+    """
 
     def __init__(self, name: str, reader: Reader, directory: Path) -> None:
-        self.count = self.read = 0
+        self.count = self.read = self.ended = 0
         self._name, self._reader, self._directory = name, reader, directory
         self._path = directory / reader.file if reader.file is not None else None
         reader.prepare(directory)
@@ -124,6 +131,17 @@ class Trials:
             raise TrialError(f"{self._name}: the process grew by {grown >> 10} MB")
 
 
+def outcomes_here(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[bytes, str]]:
+    """Each input, and what the reader did with it that it must not do, or ""."""
+    for data in inputs:
+        failure = ""
+        try:
+            trials.try_input(data)
+        except TrialError as error:
+            failure = str(error)
+        yield data, failure
+
+
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
@@ -147,8 +165,8 @@ def _bounded_time() -> Iterator[None]:
     limits = resource.getrlimit(resource.RLIMIT_CPU)
     # For what never ends; what does is measured, since a second of a busy machine is not one. In a
     # library that does not end no handler of Python's is called: the kernel ends the process.
-    signal.setitimer(signal.ITIMER_VIRTUAL, 10 * SECONDS)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(started + 20 * SECONDS), limits[1]))
+    signal.setitimer(signal.ITIMER_VIRTUAL, 3 * SECONDS)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(started + 4 * SECONDS), limits[1]))
     try:
         yield
     finally:
@@ -177,7 +195,7 @@ def _install() -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    raise TrialError(f"it had not ended after {10 * SECONDS:.0f} s")
+    raise TrialError(f"it had not ended after {3 * SECONDS:g} s")
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

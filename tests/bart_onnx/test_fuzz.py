@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz_apart import outcomes_apart
 from fuzz_readers import READERS
 from fuzz_trial import Reader, TrialError, Trials
 
@@ -127,3 +130,27 @@ def test_a_library_that_does_not_end_is_ended(tmp_path: Path) -> None:
     )
     assert done.returncode == -signal.SIGXCPU, done.stderr
     assert "in _was_read" in done.stderr
+
+
+def _reads_dies_or_spins(data: bytes, directory: Path) -> None:
+    if data == b"dies":
+        signal.raise_signal(signal.SIGSEGV)
+    if data == b"spins":
+        collections.deque(itertools.repeat(0), maxlen=0)
+    if data == b"fails":
+        raise LookupError("a fault of ours")
+
+
+def test_trials_apart_go_on_behind_what_ends_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuzz_trial.SECONDS", 0.1)
+    trials = Trials("x", Reader(_reads_dies_or_spins, lambda: [b"x"]), tmp_path)
+    inputs = [b"a", b"spins", b"b", b"dies", b"fails", b"c"]
+    found = list(outcomes_apart(trials, iter(inputs)))
+    assert [data for data, _ in found] == inputs
+    failures = {data: failure for data, failure in found if failure}
+    assert failures[b"dies"] == f"the process ended with status -{signal.SIGSEGV:d}"
+    assert "LookupError: a fault of ours" in failures[b"fails"]
+    assert failures.keys() == {b"dies", b"fails"}
+    assert (trials.count, trials.read, trials.ended) == (6, 3, 1)

@@ -1,0 +1,58 @@
+"""Trials in children, some hundred inputs in each, for a reader whose library may not come to an
+end: the child is ended with that input, and the next one goes on behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from itertools import islice
+
+from fuzz_trial import TrialError, Trials
+
+_AT_ONCE = 500
+
+
+def outcomes_apart(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[bytes, str]]:
+    """Each input, and what the reader did with it that it must not do, or "".
+
+    An end by the limit on the processor's time is the library's own, and is only counted.
+    """
+    while batch := list(islice(inputs, _AT_ONCE)):
+        while batch:
+            signs, failure, status = _in_child(trials, batch)
+            trials.count += len(signs)
+            trials.read += signs.count(b"r")
+            yield from ((data, "") for data in batch[: len(signs)])
+            batch = batch[len(signs) :]
+            if batch:
+                trials.count += 1
+                trials.ended += status == -signal.SIGXCPU
+                if not failure and status != -signal.SIGXCPU:
+                    failure = f"the process ended with status {status}"
+                yield batch[0], failure
+                batch = batch[1:]
+
+
+def _in_child(trials: Trials, batch: list[bytes]) -> tuple[bytes, str, int]:
+    """A sign for each input that was tried, "r" where it was read; a failure of the next, or "";
+    and how the child ended.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            for data in batch:
+                before = trials.read
+                trials.try_input(data)
+                os.write(writing, b"r" if trials.read > before else b".")
+        except TrialError as error:
+            os.write(writing, b"!" + str(error).encode(errors="replace"))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        signs, _, failure = pipe.read().partition(b"!")
+    _, status = os.waitpid(child, 0)
+    return signs, failure.decode(), os.waitstatus_to_exitcode(status)

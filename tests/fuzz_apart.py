@@ -22,9 +22,10 @@ def outcomes_apart(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[by
     while batch := list(islice(inputs, _AT_ONCE)):
         while batch:
             signs, failure, status = _in_child(trials, batch)
-            trials.count += len(signs)
-            trials.read += signs.count(b"r")
-            yield from ((data, "") for data in batch[: len(signs)])
+            for data, sign in zip(batch, signs, strict=False):
+                trials.count += 1
+                trials.read += sign == ord("r")
+                yield data, ""
             batch = batch[len(signs) :]
             if batch:
                 trials.count += 1

@@ -17,7 +17,7 @@ _AT_ONCE = 500
 def outcomes_apart(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[bytes, str]]:
     """Each input, and what the reader did with it that it must not do, or "".
 
-    An end by the limit on the processor's time is the library's own, and is only counted.
+    An end by the timer of the processor's time is the library's own, and is only counted.
     """
     while batch := list(islice(inputs, _AT_ONCE)):
         while batch:
@@ -29,8 +29,8 @@ def outcomes_apart(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[by
             batch = batch[len(signs) :]
             if batch:
                 trials.count += 1
-                trials.ended += status == -signal.SIGXCPU
-                if not failure and status != -signal.SIGXCPU:
+                trials.ended += status == -signal.SIGPROF
+                if not failure and status != -signal.SIGPROF:
                     failure = f"the process ended with status {status}"
                 yield batch[0], failure
                 batch = batch[1:]

@@ -8,7 +8,6 @@ written, a process started, a socket opened or a pickle read.
 from __future__ import annotations
 
 import faulthandler
-import math
 import resource
 import signal
 import sys
@@ -162,16 +161,15 @@ def _bounded_memory(size: int) -> Iterator[None]:
 @contextmanager
 def _bounded_time() -> Iterator[None]:
     started = time.process_time()
-    limits = resource.getrlimit(resource.RLIMIT_CPU)
     # For what never ends; what does is measured, since a second of a busy machine is not one. In a
-    # library that does not end no handler of Python's is called: the kernel ends the process.
+    # library that does not end no handler of Python's is called: SIGPROF ends the process.
     signal.setitimer(signal.ITIMER_VIRTUAL, 3 * SECONDS)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(started + 4 * SECONDS), limits[1]))
+    signal.setitimer(signal.ITIMER_PROF, 4 * SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        resource.setrlimit(resource.RLIMIT_CPU, limits)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     if time.process_time() - started > SECONDS:
         raise TrialError(f"it took {time.process_time() - started:.1f} s")
 
@@ -190,7 +188,7 @@ def _install() -> None:
     if not getattr(_install, "done", False):
         sys.addaudithook(_hook)
         signal.signal(signal.SIGVTALRM, _stop)
-        faulthandler.register(signal.SIGXCPU, chain=True)
+        faulthandler.register(signal.SIGPROF, chain=True)
         _install.done = True  # type: ignore[attr-defined]
 
 

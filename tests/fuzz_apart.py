@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from itertools import islice
 
-from fuzz_trial import TrialError, Trials
+from fuzz_trial import TooLongError, TrialError, Trials
 
 _AT_ONCE = 500
 
@@ -17,7 +17,8 @@ _AT_ONCE = 500
 def outcomes_apart(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[bytes, str]]:
     """Each input, and what the reader did with it that it must not do, or "".
 
-    An end by the timer of the processor's time is the library's own, and is only counted.
+    Who comes to no end in time is only counted: it is the library that does not, and who asks it
+    for a user ends it likewise.
     """
     while batch := list(islice(inputs, _AT_ONCE)):
         while batch:
@@ -25,6 +26,7 @@ def outcomes_apart(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[by
             for data, sign in zip(batch, signs, strict=False):
                 trials.count += 1
                 trials.read += sign == ord("r")
+                trials.ended += sign == ord("~")
                 yield data, ""
             batch = batch[len(signs) :]
             if batch:
@@ -37,17 +39,13 @@ def outcomes_apart(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[by
 
 
 def _in_child(trials: Trials, batch: list[bytes]) -> tuple[bytes, str, int]:
-    """A sign for each input that was tried, "r" where it was read; a failure of the next, or "";
-    and how the child ended.
-    """
+    """The signs of the inputs that were tried; a failure of the next, or ""; how the child ended."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             for data in batch:
-                before = trials.read
-                trials.try_input(data)
-                os.write(writing, b"r" if trials.read > before else b".")
+                os.write(writing, _sign(trials, data))
         except TrialError as error:
             os.write(writing, b"!" + str(error).encode(errors="replace"))
         finally:
@@ -57,3 +55,13 @@ def _in_child(trials: Trials, batch: list[bytes]) -> tuple[bytes, str, int]:
         signs, _, failure = pipe.read().partition(b"!")
     _, status = os.waitpid(child, 0)
     return signs, failure.decode(), os.waitstatus_to_exitcode(status)
+
+
+def _sign(trials: Trials, data: bytes) -> bytes:
+    """What became of an input: read, refused, or "~" where that took too long."""
+    before = trials.read
+    try:
+        trials.try_input(data)
+    except TooLongError:
+        return b"~"
+    return b"r" if trials.read > before else b"."

@@ -40,6 +40,10 @@ class TrialError(BaseException):
     """What a reader did that it must not do; no reader's `except Exception` may hide it."""
 
 
+class TooLongError(TrialError):
+    """It took longer than it may."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """One reader.
@@ -52,7 +56,7 @@ class Reader:
         put: writes the bytes in another way than as `file`.
         errors: what may be raised.
         words: what a mutation may put in.
-        apart: whether the library under it may not come to an end; see `fuzz_apart`.
+        apart: whether its library may not come to an end, or late; see `fuzz_apart`.
     """
 
     read: Callable[[bytes, Path], object]
@@ -70,7 +74,7 @@ class Trials:
 
     Attributes:
         count, read: inputs tried, and read.
-        ended: inputs with which a library did not come to an end.
+        ended: inputs with which a library did not come to an end in time.
     """
 
     def __init__(self, name: str, reader: Reader, directory: Path) -> None:
@@ -171,7 +175,7 @@ def _bounded_time() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
     if time.process_time() - started > SECONDS:
-        raise TrialError(f"it took {time.process_time() - started:.1f} s")
+        raise TooLongError(f"it took {time.process_time() - started:.1f} s")
 
 
 @contextmanager
@@ -193,7 +197,7 @@ def _install() -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    raise TrialError(f"it had not ended after {3 * SECONDS:g} s")
+    raise TooLongError(f"it had not ended after {3 * SECONDS:g} s")
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

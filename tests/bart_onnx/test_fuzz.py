@@ -137,6 +137,8 @@ def _reads_dies_or_spins(data: bytes, directory: Path) -> None:
         signal.raise_signal(signal.SIGSEGV)
     if data == b"spins":
         collections.deque(itertools.repeat(0), maxlen=0)
+    if data == b"lasts":
+        _spins(data, directory)
     if data == b"fails":
         raise LookupError("a fault of ours")
 
@@ -146,11 +148,11 @@ def test_trials_apart_go_on_behind_what_ends_a_child(
 ) -> None:
     monkeypatch.setattr("fuzz_trial.SECONDS", 0.1)
     trials = Trials("x", Reader(_reads_dies_or_spins, lambda: [b"x"]), tmp_path)
-    inputs = [b"a", b"spins", b"b", b"dies", b"fails", b"c"]
+    inputs = [b"a", b"spins", b"b", b"lasts", b"dies", b"fails", b"c"]
     found = list(outcomes_apart(trials, iter(inputs)))
     assert [data for data, _ in found] == inputs
     failures = {data: failure for data, failure in found if failure}
     assert failures[b"dies"] == f"the process ended with status -{signal.SIGSEGV:d}"
     assert "LookupError: a fault of ours" in failures[b"fails"]
     assert failures.keys() == {b"dies", b"fails"}
-    assert (trials.count, trials.read, trials.ended) == (6, 3, 1)
+    assert (trials.count, trials.read, trials.ended) == (7, 3, 2)

@@ -39,7 +39,7 @@ def outcomes_apart(trials: Trials, inputs: Iterator[bytes]) -> Iterator[tuple[by
 
 
 def _in_child(trials: Trials, batch: list[bytes]) -> tuple[bytes, str, int]:
-    """The signs of the inputs that were tried; a failure of the next, or ""; how the child ended."""
+    """Signs of the inputs that were tried; a failure of the next, or ""; how the child ended."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -219,12 +219,11 @@ def _dtype(dataset: Any, kind: Any) -> str:
             return dtype
     if kind.get_class() != h5t.OPAQUE:
         return str(kind.dtype)
-    attributes = h5py.Dataset(dataset).attrs
-    if kind.get_size() == 2 and "dtype" in attributes:
-        label = attributes.get_id("dtype")
-        # Its size is looked at first: an attribute may be as long as its writer liked.
-        if label.shape == () and label.get_storage_size() <= 64:
-            return "BF16" if attributes["dtype"] in ("bfloat16", b"bfloat16") else "opaque"
+    # Of what Keras writes only a bfloat16 is two opaque bytes, with its name as "dtype". That is
+    # not read: it lies in a heap, for which HDF5 takes whatever time and memory the file states.
+    labels = h5py.Dataset(dataset).attrs
+    if kind.get_size() == 2 and "dtype" in labels:
+        return "BF16" if labels.get_id("dtype").get_type().get_class() == h5t.STRING else "opaque"
     return "opaque"
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def sync(path: Path) -> None:
@@ -23,3 +26,21 @@ def make_directory(path: Path) -> None:
         path.mkdir(exist_ok=True)
         with suppress(PermissionError):  # a directory that may be written, but not listed
             sync(path.parent)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` at the end, when its bytes are on the disk.
+
+    Until then, and where writing fails, what was there stays. Several may write at a time: the last
+    to end is the one that lies there.
+    """
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

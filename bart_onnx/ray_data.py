@@ -7,9 +7,7 @@ from another does the stretches that have no file. Ray is imported when it is as
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from bart_onnx.bulk_flags import (
     inputs_of,
     opened,
 )
+from bart_onnx.durable import replaced
 from bart_onnx.errors import InputError, InputTruncatedWarning, MissingPackageError
 from bart_onnx.exit_status import exit_status
 from bart_onnx.input_lines import Inputs, Line
@@ -120,16 +119,9 @@ class Writer:
     def write(self, stretch: Stretch) -> dict[str, int]:
         """Decode a stretch and give its file its name when all of it is on the disk."""
         outcomes = self._bulk.outcomes(stretch.lines)
-        path = stretch.path(self._directory)
         # Two may write the same, when one of them was taken for dead: the same bytes.
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with unfinished.open("wb") as file:
-                JsonLines(file, self._bulk.run).write(outcomes)
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replaced(stretch.path(self._directory)) as file:
+            JsonLines(file, self._bulk.run).write(outcomes)
         failed = sum(each.error is not None for each in outcomes)
         return {"inputs": len(outcomes), "failed": failed}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bart_onnx.durable import replaced
 from bart_onnx.errors import DeviceError, ExportError, InputError
 from bart_onnx.runners.cuda_driver import compute_capability_here
 from bart_onnx.runners.tensorrt_library import TENSORRT_RTX, Library, Messages, listed
@@ -106,5 +107,6 @@ def serialized(
         )
     if timing_cache is not None:
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        with replaced(timing_cache) as file:
+            file.write(memoryview(config.get_timing_cache().serialize()))
     return memoryview(engine)

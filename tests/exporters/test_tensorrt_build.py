@@ -131,6 +131,35 @@ def test_a_builder_that_gives_none_is_told(rtx, bundles):
         build.serialized(rtx, made.builder, network, config, made.said, None)
 
 
+class _Remembering:
+    """What full TensorRT has besides: a cache of timings, here of what was given and built."""
+
+    def __init__(self):
+        self.known = None
+
+    def create_timing_cache(self, known):
+        return known
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        assert not ignore_mismatch
+        self.known = cache
+
+    def get_timing_cache(self):
+        return SimpleNamespace(serialize=lambda: self.known + b" and more")
+
+
+def test_timings_are_kept_for_the_next_build_and_replaced_whole(tmp_path):
+    builder = SimpleNamespace(build_serialized_network=lambda *_: b"an engine")
+    network, path = SimpleNamespace(definition=None), tmp_path / "tensorrt" / "sm90.timing"
+    for known in (b"", b" and more"):
+        config = _Remembering()
+        engine = build.serialized(None, builder, network, config, None, path)
+        assert bytes(engine) == b"an engine"
+        assert config.known == known
+    assert path.read_bytes() == b" and more and more"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def no_gpu():
     raise DeviceError("There is no NVIDIA driver here.")
 

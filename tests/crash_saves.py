@@ -79,3 +79,10 @@ class SaveKeras(SavePreset):
     """For KerasHub: HDF5, which its own library writes."""
 
     format = "keras"
+
+    @staticmethod
+    def _opened(directory: Path) -> Any:
+        from keras_files import without_child
+
+        with without_child():
+            return SavePreset._opened(directory)

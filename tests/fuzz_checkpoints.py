@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 from fuzz_made import (
@@ -29,7 +28,7 @@ from fuzz_seeds import (
     weight_maps,
 )
 from fuzz_trial import Reader
-from keras_files import GOLDEN, PRESET
+from keras_files import GOLDEN, PRESET, without_child
 
 from bart_onnx.decoding.generation_config import decoding_options, for_summarization
 from bart_onnx.errors import MissingFileError
@@ -49,7 +48,6 @@ from exporters.checkpoints.keras_h5 import find_datasets
 from exporters.checkpoints.local_files import parse_json_object
 from exporters.checkpoints.safetensors_file import (
     WEIGHT_DTYPES,
-    TensorEntry,
     read_header,
     read_tensor,
 )
@@ -104,12 +102,7 @@ def _read_archive(data: bytes, directory: Path) -> object:
 
 
 def _keras_index(data: bytes, directory: Path) -> object:
-    """In this process: a child for each of a million inputs would take days."""
-
-    def here(path: Path) -> Mapping[str, TensorEntry]:
-        return find_datasets(path, 0, path.stat().st_size)
-
-    with patch.object(keras_weights, "read_datasets", here):
+    with without_child():
         return keras_weights.open_weights(directory, "x")
 
 

@@ -32,8 +32,8 @@ def make_directory(path: Path) -> None:
 def replaced(path: Path) -> Iterator[BinaryIO]:
     """A file to write that becomes `path` at the end, when its bytes are on the disk.
 
-    Until then, and where writing fails, what was there stays. Several may write at a time: the last
-    to end is the one that lies there.
+    Until then, and where writing fails, what was there stays; a link is replaced, not followed.
+    Several may write at a time: the last to end is the one that lies there.
     """
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -177,8 +177,6 @@ def _honest(name: str, reader: Any) -> list[bytes]:
 def _tell(name: str, trials: Any, started: float) -> None:
     seconds = round(time.monotonic() - started)
     found = {"reader": name, "inputs": trials.count, "read": trials.read, "seconds": seconds}
-    if trials.ended:
-        found["ended"] = trials.ended
     print(json.dumps(found), flush=True)
 
 

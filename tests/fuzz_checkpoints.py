@@ -44,7 +44,7 @@ from exporters.checkpoints.keras_config import (
     config_of_shapes,
     sequence_lengths,
 )
-from exporters.checkpoints.keras_h5 import find_datasets
+from exporters.checkpoints.keras_h5 import Hdf5, find_datasets
 from exporters.checkpoints.local_files import parse_json_object
 from exporters.checkpoints.safetensors_file import (
     WEIGHT_DTYPES,
@@ -87,7 +87,7 @@ def _safetensors(data: bytes, directory: Path) -> object:
 
 def _read_hdf5(data: bytes, directory: Path) -> object:
     path = directory / "x.weights.h5"
-    found = find_datasets(path, 0, path.stat().st_size)
+    found = find_datasets(Hdf5(path))
     shapes = {name: entry.shape for name, entry in found.items()}
     return config_of_shapes(shapes, path)
 

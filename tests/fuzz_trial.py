@@ -40,10 +40,6 @@ class TrialError(BaseException):
     """What a reader did that it must not do; no reader's `except Exception` may hide it."""
 
 
-class TooLongError(TrialError):
-    """It took longer than it may."""
-
-
 @dataclass(frozen=True)
 class Reader:
     """One reader.
@@ -56,7 +52,7 @@ class Reader:
         put: writes the bytes in another way than as `file`.
         errors: what may be raised.
         words: what a mutation may put in.
-        apart: whether its library may not come to an end, or late; see `fuzz_apart`.
+        apart: whether its library may not come to an end, or die; see `fuzz_apart`.
     """
 
     read: Callable[[bytes, Path], object]
@@ -74,11 +70,10 @@ class Trials:
 
     Attributes:
         count, read: inputs tried, and read.
-        ended: inputs with which a library did not come to an end in time.
     """
 
     def __init__(self, name: str, reader: Reader, directory: Path) -> None:
-        self.count = self.read = self.ended = 0
+        self.count = self.read = 0
         self._name, self._reader, self._directory = name, reader, directory
         self._path = directory / reader.file if reader.file is not None else None
         reader.prepare(directory)
@@ -175,7 +170,7 @@ def _bounded_time() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
     if time.process_time() - started > SECONDS:
-        raise TooLongError(f"it took {time.process_time() - started:.1f} s")
+        raise TrialError(f"it took {time.process_time() - started:.1f} s")
 
 
 @contextmanager
@@ -197,7 +192,7 @@ def _install() -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    raise TooLongError(f"it had not ended after {3 * SECONDS:g} s")
+    raise TrialError(f"it had not ended after {3 * SECONDS:g} s")
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

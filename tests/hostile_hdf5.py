@@ -176,6 +176,10 @@ WEIGHT_FILES: Mapping[str, tuple[Builder, str]] = {
     "second link": (hdf5(lambda file, _: file.__setitem__("x", file[EMBEDDING])), "a second link"),
     "cycle": (hdf5(make_cycle), "a second link to one object"),
     "deep": (hdf5(make_nested), "groups over 12 deep"),
+    "long name": (
+        hdf5(lambda file, _: file.create_group(f"{'a' * 300}/{'b' * 300}")),
+        "a name of over 512 characters",
+    ),
     "crowd": (hdf5(make_crowd), "over 65536 objects"),
     "shape without data": (instead(EMBEDDING, no_data), "needs 1099511627776 bytes and has 0"),
     "shape without data, configured": (no_data_as_configured, "needs 1099511627776 bytes and has"),

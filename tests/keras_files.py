@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,8 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 def without_child() -> Iterator[None]:
     """HDF5 is opened in this process, for who opens thousands of files that are not strangers'."""
 
-    def here(path: Path, start: int = 0, size: int | None = None) -> Mapping[str, TensorEntry]:
-        whole = path.stat().st_size - start
-        return keras_h5.find_datasets(path, start, whole if size is None else size)
+    def here(files: Sequence[keras_h5.Hdf5]) -> list[dict[str, TensorEntry]]:
+        return list(map(keras_h5.find_datasets, files))
 
     with patch.object(keras_weights, "read_datasets", here):
         yield

@@ -1,9 +1,9 @@
 """Finds the datasets of an HDF5 file and where their bytes lie, without reading any of them.
 
-    python -m exporters.checkpoints.keras_h5 FILE START SIZE
+    python -m exporters.checkpoints.keras_h5
 
-is the child process that opens it: of a file that was made for it HDF5 2.0 goes round for ever, and
-no error of Python's can end that.
+is the child process that opens them: with a file that was made for it HDF5 may go round for ever or
+die, and no error of Python's can end that.
 
 Of what HDF5 can do, Keras uses little, and only that is let through: groups and datasets that are
 linked once, and datasets whose bytes lie in one piece in the file itself. Compressed ones are not:
@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from exporters.checkpoints.safetensors_file import TensorEntry
 
 # A BART has some 70 objects a layer and depth 7 at most, training state included.
 OBJECT_LIMIT = 1 << 16
-DEPTH_LIMIT = 12
-_SECONDS = 60  # its largest, of 65,536 objects, takes two
+# Its names are kept with all groups above, some 100 characters long.
+DEPTH_LIMIT, NAME_LIMIT = 12, 512
+# A BART takes half a second, and 60 MB.
+_SECONDS, _MEMORY = 60, 1 << 30
 
 _FLOATS = {"F32": h5t.IEEE_F32LE, "F16": h5t.IEEE_F16LE}
 # Numbers and flags, and the two opaque bytes that Keras keeps a bfloat16 in.
@@ -91,49 +94,71 @@ class FileWindow(io.RawIOBase):
         return done
 
 
-def read_datasets(path: Path, start: int = 0, size: int | None = None) -> dict[str, TensorEntry]:
-    """Name to place of every dataset of an HDF5 file, or of one that lies inside another file.
+@dataclass(frozen=True)
+class Hdf5:
+    """An HDF5 file, or one that lies inside another: `size` bytes from `start` on, None for all."""
+
+    path: Path
+    start: int = 0
+    size: int | None = None
+
+
+def read_datasets(files: Sequence[Hdf5]) -> list[dict[str, TensorEntry]]:
+    """Name to place of every dataset, of each file.
 
     Dtypes are spelled as safetensors does where they can be weights, else as numpy does.
 
     Raises:
-        CheckpointError: the file is damaged, or holds a link, a dataset that lies elsewhere or
-            in pieces, a type that is no number, or more objects than any BART; or HDF5 did not
-            come to an end with it.
+        CheckpointError: a file is damaged, or holds a link, a dataset that lies elsewhere or in
+            pieces, a type that is no number, or all more objects than any BART; or HDF5 did not
+            come to an end with them, or not with the memory that it is allowed.
     """
-    if size is None:
-        size = path.stat().st_size - start
-    child = run_child(__name__, [str(path), str(start), str(size)], _SECONDS)
-    if child.fault:
-        raise _unreadable(path, child.fault)
-    answer = json.loads(child.said)
+    given = json.dumps([[str(each.path), each.start, each.size] for each in files])
+    child = run_child(__name__, seconds=_SECONDS, given=given, memory=_MEMORY)
+    try:
+        # What a library may have said before is not the answer.
+        answer = json.loads(child.said.splitlines()[-1]) if not child.fault else None
+    except (ValueError, LookupError):
+        answer = None
+    if answer is None:
+        paths = some([str(each.path) for each in files])
+        raise _unreadable(paths, child.fault or f"the child said {child.said[-80:]!r}")
     if "refused" in answer:
         raise CheckpointError(answer["refused"])
-    return {
-        name: TensorEntry(name, path, offset, dtype, tuple(shape))
-        for name, offset, dtype, shape in answer["datasets"]
-    }
+    return [
+        {
+            name: TensorEntry(name, each.path, offset, dtype, tuple(shape))
+            for name, offset, dtype, shape in found
+        }
+        for each, found in zip(files, answer["datasets"], strict=True)
+    ]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """What the child does: say on stdout, in JSON, where what is, or why it is not read."""
-    path, start, size = arguments
+    answer: dict[str, object]
     try:
-        entries = find_datasets(Path(path), int(start), int(size)).values()
-        found = [[each.name, each.offset, each.dtype, each.shape] for each in entries]
-        answer: dict[str, object] = {"datasets": found}
+        found: list[list[list[object]]] = []
+        for path, start, size in json.load(sys.stdin):
+            entries = find_datasets(Hdf5(Path(path), start, size)).values()
+            found.append([[each.name, each.offset, each.dtype, each.shape] for each in entries])
+            if sum(map(len, found)) > OBJECT_LIMIT:
+                raise _refused(Path(path), f"with those before it over {OBJECT_LIMIT} objects")
+        answer = {"datasets": found}
     except CheckpointError as error:
         answer = {"refused": str(error)}
-    json.dump(answer, sys.stdout)
+    print(json.dumps(answer))
     return 0
 
 
-def find_datasets(path: Path, start: int, size: int) -> dict[str, TensorEntry]:
-    """The same in this process.
+def find_datasets(hdf5: Hdf5) -> dict[str, TensorEntry]:
+    """The same of one file, in this process.
 
     Raises:
         CheckpointError: as that, but for a file with which HDF5 comes to no end.
     """
+    path, start = hdf5.path, hdf5.start
+    size = path.stat().st_size - start if hdf5.size is None else hdf5.size
     with _blame(path), FileWindow(path, start, size) as window, h5py.File(window, "r") as file:
         return {
             name: _entry(path, name, h5d.open(file.id, name.encode()), start, size)
@@ -167,6 +192,8 @@ def _walk(path: Path, file: Any) -> Iterator[str]:
             raise _refused(path, f"over {OBJECT_LIMIT} objects")
         for raw in list(group):
             name = prefix + raw.decode("utf-8")
+            if len(name) > NAME_LIMIT:
+                raise _refused(path, f"a name of over {NAME_LIMIT} characters")
             # As a path it would lead through a link that was not looked at.
             if b"/" in raw or raw in (b".", b".."):
                 raise _refused(path, f"the name {raw[:80]!r}")
@@ -227,7 +254,7 @@ def _dtype(dataset: Any, kind: Any) -> str:
     return "opaque"
 
 
-def _unreadable(path: Path, fault: object) -> CheckpointError:
+def _unreadable(path: Path | str, fault: object) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read as HDF5 ({fault}); download or save it again.")
 
 
@@ -239,4 +266,4 @@ def _refused(path: Path, found: str) -> CheckpointError:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

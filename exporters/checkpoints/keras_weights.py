@@ -13,7 +13,7 @@ from pathlib import Path
 from bart_onnx.config import BartConfig
 from bart_onnx.errors import CheckpointError, MissingFileError
 from bart_onnx.weights import weight_shapes
-from exporters.checkpoints.keras_h5 import read_datasets
+from exporters.checkpoints.keras_h5 import Hdf5, read_datasets
 from exporters.checkpoints.keras_names import dataset_name, dataset_shapes, is_weight, plain_name
 from exporters.checkpoints.local_files import (
     find_file,
@@ -54,8 +54,8 @@ def open_weights(directory: Path, source: str) -> KerasWeights:
         )
     shards_of = _index(path)
     names = sorted({name for shards in shards_of.values() for name in shards})
-    found = [(name, read_datasets(need_file(directory, name, source))) for name in names]
-    entries = _plain(path, (entry for _, datasets in found for entry in datasets.values()))
+    found = read_datasets([Hdf5(need_file(directory, name, source)) for name in names])
+    entries = _plain(path, (entry for datasets in found for entry in datasets.values()))
     misplaced = [
         entry.name
         for entry in entries.values()
@@ -70,12 +70,13 @@ def open_weights(directory: Path, source: str) -> KerasWeights:
 
 
 def open_file(path: Path, start: int = 0, size: int | None = None) -> KerasWeights:
-    """The weights in one HDF5 file, or in `size` bytes from `start` on of another file.
+    """The weights in one HDF5 file; see `Hdf5`.
 
     Raises:
         CheckpointError: the file is damaged or hostile.
     """
-    return KerasWeights(_plain(path, read_datasets(path, start, size).values()), path)
+    (datasets,) = read_datasets([Hdf5(path, start, size)])
+    return KerasWeights(_plain(path, datasets.values()), path)
 
 
 def match_weights(

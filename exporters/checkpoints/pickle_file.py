@@ -47,9 +47,9 @@ class ConvertedPickles:
         child = run_child(
             __name__,
             [str(source.absolute()), str(target)],
-            _SECONDS,
-            self.directory,
-            (0, _REFUSED, _NO_TORCH),
+            seconds=_SECONDS,
+            directory=self.directory,
+            answers=(0, _REFUSED, _NO_TORCH),
         )
         if child.status == _NO_TORCH:
             raise MissingPackageError(

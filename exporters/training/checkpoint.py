@@ -111,6 +111,11 @@ def load_run(directory: Path, device: torch.device) -> SavedRun | None:
     return SavedRun(tensors, position, terms)
 
 
+def forget_unfinished(directory: Path) -> None:
+    """Remove what a run that was killed left of a state, for the run that goes on from there."""
+    shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
+
+
 def check_terms(directory: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuse to continue a run with other data, another model or other options.
 
@@ -140,7 +145,7 @@ def _replace(directory: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         sync(unfinished / STATE_FILE)
         os.replace(unfinished / STATE_FILE, directory / STATE_FILE)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        forget_unfinished(directory)
 
 
 def _explain(error: Exception, directory: Path, size: int) -> str:

@@ -20,11 +20,17 @@ def test_what_is_written_becomes_the_file_at_the_end(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_failure_leaves_the_old_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError("no space left")
+
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="Bad file descriptor"), replaced(path) as file:
-        os.close(file.fileno())
+    monkeypatch.setattr("bart_onnx.durable.os.fsync", full)
+    with pytest.raises(OSError, match="no space left"), replaced(path) as file:
+        file.write(b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
 

@@ -134,25 +134,24 @@ def test_a_library_that_does_not_end_is_ended(tmp_path: Path) -> None:
 
 def _reads_dies_or_spins(data: bytes, directory: Path) -> None:
     if data == b"dies":
-        signal.raise_signal(signal.SIGSEGV)
+        signal.raise_signal(signal.SIGKILL)
     if data == b"spins":
         collections.deque(itertools.repeat(0), maxlen=0)
-    if data == b"lasts":
-        _spins(data, directory)
     if data == b"fails":
         raise LookupError("a fault of ours")
 
 
-def test_trials_apart_go_on_behind_what_ends_a_child(
+def test_trials_apart_name_what_ends_a_child_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fuzz_trial.SECONDS", 0.1)
     trials = Trials("x", Reader(_reads_dies_or_spins, lambda: [b"x"]), tmp_path)
-    inputs = [b"a", b"spins", b"b", b"lasts", b"dies", b"fails", b"c"]
+    inputs = [b"a", b"spins", b"b", b"dies", b"fails", b"c"]
     found = list(outcomes_apart(trials, iter(inputs)))
     assert [data for data, _ in found] == inputs
     failures = {data: failure for data, failure in found if failure}
-    assert failures[b"dies"] == f"the process ended with status -{signal.SIGSEGV:d}"
+    assert failures.keys() == {b"spins", b"dies", b"fails"}
+    assert failures[b"spins"] == f"it did not end (status -{signal.SIGPROF:d})"
+    assert failures[b"dies"] == f"it ended the process (status -{signal.SIGKILL:d})"
     assert "LookupError: a fault of ours" in failures[b"fails"]
-    assert failures.keys() == {b"dies", b"fails"}
-    assert (trials.count, trials.read, trials.ended) == (7, 3, 2)
+    assert (trials.count, trials.read) == (6, 3)

@@ -16,7 +16,7 @@ from fuzz_seeds import as_json
 
 from bart_onnx.errors import CheckpointError
 from exporters.checkpoints.keras_archive import KerasArchive
-from exporters.checkpoints.keras_h5 import read_datasets
+from exporters.checkpoints.keras_h5 import Hdf5, find_datasets
 
 INPUT = as_json({"a": [1, {"b": "text"}], "c": None})
 
@@ -74,17 +74,19 @@ SAID = (
 
 def test_described_datasets_are_those_of_a_file(tmp_path: Path) -> None:
     put_hdf5(HONEST, tmp_path / "x.h5")
-    shapes = {name: list(entry.shape) for name, entry in read_datasets(tmp_path / "x.h5").items()}
+    shapes = {
+        name: list(entry.shape) for name, entry in find_datasets(Hdf5(tmp_path / "x.h5")).items()
+    }
     assert shapes == {name: each["shape"] for name, each in json.loads(HONEST).items()}
     put_hdf5(REFUSED[0], tmp_path / "x.h5")
-    assert read_datasets(tmp_path / "x.h5")["layers/a/vars/0"].dtype == "BF16"
+    assert find_datasets(Hdf5(tmp_path / "x.h5"))["layers/a/vars/0"].dtype == "BF16"
 
 
 @pytest.mark.parametrize(("data", "said"), list(zip(REFUSED[1:-1], SAID, strict=True)))
 def test_described_files_reach_each_check(data: bytes, said: str, tmp_path: Path) -> None:
     put_hdf5(data, tmp_path / "x.h5")
     with pytest.raises(CheckpointError, match=said):
-        read_datasets(tmp_path / "x.h5")
+        find_datasets(Hdf5(tmp_path / "x.h5"))
 
 
 @pytest.mark.parametrize(

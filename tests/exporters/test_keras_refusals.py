@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,15 +18,16 @@ import pytest
 from hostile_archives import ARCHIVES
 from hostile_hdf5 import WEIGHT_FILES
 from hostile_presets import PRESETS
-from keras_files import PRESET, copy_preset
+from keras_files import PRESET, copy_preset, write_arrays
 
 from bart_onnx.errors import CheckpointError, MissingFileError
 from exporters.checkpoints import keras, keras_h5
+from exporters.checkpoints.safetensors_file import TensorEntry
 
 HOSTILE = {**WEIGHT_FILES, **PRESETS, **ARCHIVES}
 TESTS = Path(__file__).resolve().parents[1]
-MEGABYTES = 50  # measured: 6 at most, for 65,536 groups
-CHILD_MEGABYTES = 200  # of the process that opens HDF5, its libraries included
+MEGABYTES = 50  # measured: 6 at most
+CHILD_MEGABYTES = 200  # of the process that opens HDF5, libraries included; measured: 75 at most
 
 
 @pytest.fixture(scope="module")
@@ -66,49 +68,80 @@ def test_no_child_takes_much_memory(outcomes: dict[str, Any]) -> None:
     assert 20 < outcomes["children"]["megabytes"] < CHILD_MEGABYTES
 
 
+def _datasets(path: Path) -> dict[str, TensorEntry]:
+    (found,) = keras_h5.read_datasets([keras_h5.Hdf5(path)])
+    return found
+
+
 def test_a_heap_of_which_hdf5_would_find_no_end(tmp_path: Path) -> None:
     path = tmp_path / "x.weights.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("a", data=np.zeros(2, "V2")).attrs["dtype"] = "bfloat16"
-    honest, content = keras_h5.read_datasets(path), bytearray(path.read_bytes())
+    honest, content = _datasets(path), bytearray(path.read_bytes())
     assert honest["a"].dtype == "BF16"
     # The heap's free space, behind its head and the label's object, is said to be empty.
     free = content.index(b"GCOL") + 16 + 24
     content[free + 8 : free + 16] = bytes(8)
     path.write_bytes(content)
-    assert keras_h5.read_datasets(path) == honest
+    assert _datasets(path) == honest
 
 
 def test_a_node_of_an_index_that_is_its_own_neighbour(tmp_path: Path) -> None:
     path = copy_preset(tmp_path / "preset") / "model.weights.h5"
-    honest, content = keras_h5.read_datasets(path), bytearray(path.read_bytes())
+    honest, content = _datasets(path), bytearray(path.read_bytes())
     node = content.index(b"TREE")
     content[node + 16 : node + 24] = node.to_bytes(8, "little")
     path.write_bytes(content)
-    assert keras_h5.read_datasets(path) == honest
+    assert _datasets(path) == honest
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
-    [("kill -SEGV $$", f"status -{signal.SIGSEGV:d}"), ("exec sleep 9", r"took over 0\.5 seconds")],
+    ("script", "seconds", "said"),
+    [
+        ("kill -SEGV $$", 60, f"status -{signal.SIGSEGV:d}"),
+        ("exec sleep 9", 0.5, r"took over 0\.5 seconds"),
+        ("echo nothing of use", 60, "the child said 'nothing of use"),
+        ("exit 0", 60, "the child said ''"),
+    ],
 )
-def test_a_child_that_dies_or_does_not_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+def test_a_child_without_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, seconds: float, said: str
 ) -> None:
     command = tmp_path / "python"
     command.write_text(f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(command))
-    monkeypatch.setattr(keras_h5, "_SECONDS", 0.5)
+    monkeypatch.setattr(keras_h5, "_SECONDS", seconds)
     with pytest.raises(CheckpointError, match=rf"weights\.h5 cannot be read as HDF5 .*{said}"):
-        keras_h5.read_datasets(PRESET / "model.weights.h5")
+        _datasets(PRESET / "model.weights.h5")
+
+
+def test_what_else_a_child_says_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = _datasets(PRESET / "model.weights.h5")
+    command = tmp_path / "python"
+    command.write_text(f'#!/bin/sh\necho Welcome.\nexec {sys.executable} "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command))
+    assert _datasets(PRESET / "model.weights.h5") == honest
 
 
 def test_the_limit_on_objects_counts_groups_and_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras_h5, "OBJECT_LIMIT", 100)
-    path = PRESET / "model.weights.h5"
     with pytest.raises(CheckpointError, match="over 100 objects"):
-        keras_h5.find_datasets(path, 0, path.stat().st_size)
+        keras_h5.find_datasets(keras_h5.Hdf5(PRESET / "model.weights.h5"))
+
+
+def test_the_limit_on_objects_is_for_all_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_arrays(tmp_path / "x.h5", {str(number): np.ones(1) for number in range(10)})
+    monkeypatch.setattr(keras_h5, "OBJECT_LIMIT", 25)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([[str(path), 0, None]] * 3)))
+    assert keras_h5.main() == 0
+    refused = json.loads(capsys.readouterr().out)["refused"]
+    assert "with those before it over 25 objects" in refused
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from bart_onnx import OnnxBartSeq2SeqLM
+from bart_onnx.runners import row_moves
+from bart_onnx.runners.blocks import Block
+from bart_onnx.runners.device_caches import Caches
+from bart_onnx.runners.device_steps import DeviceStep
 from bart_onnx.samplers import BeamSampler, ContrastiveSampler, TopPSampler
 
 PRESET = "bart_tiny_en_g2p"
@@ -41,6 +46,23 @@ def asked(count: int, **options: Any) -> Callable[[OnnxBartSeq2SeqLM], Any]:
 def one_at_a_time(lm: OnnxBartSeq2SeqLM) -> Any:
     lm.compile(sampler="greedy")
     return [lm.generate(word) for word in words(8)]
+
+
+def made_on_device(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is made from now on for caches and their steps, and each move of a whole block."""
+    found: list[str] = []
+    making: list[Any] = [Block, DeviceStep, row_moves._Move, row_moves._Put]
+    for owner, name in (*((each, "__init__") for each in making), (Caches, "moved")):
+        original = getattr(owner, name)
+
+        def noted(
+            *arguments: Any, original: Any = original, owner: Any = owner, **named: Any
+        ) -> Any:
+            found.append(owner.__name__)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+    return found
 
 
 #: What comes back as texts, and must be the same to the letter.

@@ -42,6 +42,7 @@ from bart_onnx.runners.buckets import length_bucket, query_bucket, row_bucket
 from bart_onnx.runners.contract import check_positions
 from bart_onnx.runners.cuda_sessions import CudaSessions, cuda_placement
 from bart_onnx.runners.device_caches import Caches
+from bart_onnx.runners.device_slots import DeviceSlots
 from bart_onnx.runners.device_state import DeviceState
 from bart_onnx.runners.device_steps import DeviceBinding, DeviceStep, Layout
 
@@ -202,6 +203,10 @@ class CudaRunner:
         state.advance(query_length)
         return outputs
 
+    def slots(self, copies: int) -> DeviceSlots:
+        """See `decoding.protocols.SlotRunner`."""
+        return DeviceSlots(self._caches, copies)
+
     def _step(self, layout: Layout) -> DeviceStep:
         if layout.key not in self._steps:
             aligned = CROSS_ATTENTION in layout.wanted
@@ -210,6 +215,7 @@ class CudaRunner:
                 self._placement,
                 layout,
                 self._outputs,
+                self._caches.asking,
                 self._sessions[ALIGNMENT] if aligned else None,
                 self._run_options(layout.query_length),
             )

@@ -4,9 +4,10 @@ down. It knows which tensor is which part of a block; which blocks, and when, is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from bart_onnx.graphs import (
 from bart_onnx.runners.blocks import Block, Placement
 from bart_onnx.runners.device_caches import RowArray
 from bart_onnx.runners.device_state import DeviceState, Storage
+
+Asking: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Brought(Mapping[str, NDArray[Any]]):
 
     Args:
         axes: of each output, which axis counts the tokens fed.
+        asking: see `device_caches.Caches.asking`.
     """
 
     def __init__(
@@ -108,14 +112,18 @@ class Brought(Mapping[str, NDArray[Any]]):
         axes: Mapping[str, int],
         rows: RowArray | slice,
         query_length: int,
+        asking: Asking,
     ) -> None:
+        self._asking = asking
         self._values, self._axes, self._rows = values, axes, rows
         self._query_length = query_length
         self._found: dict[str, NDArray[Any]] = {}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._found:
-            whole: NDArray[Any] = self._values[name].numpy()
+            value = self._values[name]
+            with self._asking(f"bringing {name} to the host"):
+                whole: NDArray[Any] = value.numpy()
             rows = whole[self._rows]
             before = (slice(None),) * self._axes[name]
             self._found[name] = rows[(*before, slice(self._query_length))]
@@ -133,6 +141,7 @@ class DeviceStep:
 
     Args:
         specs: the outputs of the step and of the alignment, by name.
+        asking: how outputs are brought from the device, see `device_caches.Caches.asking`.
         alignment: the alignment graph's session, where its output is wanted.
         options: onnxruntime's options of a run, which name the graph to capture or to replay.
     """
@@ -143,10 +152,11 @@ class DeviceStep:
         placement: Placement,
         layout: Layout,
         specs: Mapping[str, TensorSpec],
+        asking: Asking,
         alignment: Any = None,
         options: Any = None,
     ) -> None:
-        self._options = options
+        self._options, self._asking = options, asking
         self._offsets = np.arange(layout.query_length)
         shape = (layout.own.rows, layout.query_length)
         self._token_ids, self._positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -189,7 +199,7 @@ class DeviceStep:
         if self._aligned is not None:
             self._aligned.run()
         rows = slice(state.rows) if state.in_order else state.places
-        return Brought(self._outputs, self._axes, rows, query_length)
+        return Brought(self._outputs, self._axes, rows, query_length, self._asking)
 
     def _give(self, storage: Storage) -> None:
         self._given[DECODER_TOKEN_IDS].update_inplace(self._token_ids)

@@ -47,8 +47,8 @@ class Engine:
     ) -> None:
         if not hasattr(runner, "slots"):
             raise InputError(
-                f"{type(runner).__name__} decodes batches only: rows cannot join its states. Use "
-                "a bundle on a CPU."
+                f"{type(runner).__name__} decodes batches only: rows cannot join its states. Open "
+                "the model on the device cpu or cuda."
             )
         self._runner, self._waiting, self._limits = runner, waiting, limits
         self._clock = clock

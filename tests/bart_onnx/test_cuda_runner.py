@@ -384,6 +384,27 @@ def test_threads_decode_at_the_same_time(runner, judge):
     assert not failures
 
 
+def test_nothing_asks_a_device_while_another_model_does(runner, variant_bundles):
+    """Not even for outputs: onnxruntime may be capturing."""
+    other = CudaRunner(variant_bundles("untied"), threads=1, placement=STAND_IN)
+    sources, lengths, tokens = random_rows(runner.config, 2)
+    state = runner.encode(sources, lengths)
+    outputs, done = runner.step(state, tokens[:, :1], (LOGITS,)), []
+
+    def work():
+        done.append(outputs[LOGITS].shape)
+        runner.step(state, tokens[:, 1:2], ())
+        done.append("stepped")
+
+    worker = threading.Thread(target=work)
+    with other._caches.asking("something"):
+        worker.start()
+        worker.join(0.2)
+        assert not done
+    worker.join(60)
+    assert done == [(2, 1, runner.config.vocabulary_size), "stepped"]
+
+
 def test_a_forked_process_is_told_so(runner):
     runner._caches._process = -1
     sources, lengths, _ = random_rows(runner.config, 1)

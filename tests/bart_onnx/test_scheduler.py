@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scheduling import IDLE, OPTIONS, Clock, alone, by_hand, decoded, real_plan
 from tiny_models import TINY, export_checkpoint, random_checkpoint
 from toy_runner import END, ToyRunner, config, random_prompts, some, what_follows
 
 from bart_onnx.bundle import Bundle
-from bart_onnx.configured import Asked, ConfiguredCall, Plan
-from bart_onnx.decoding.decode import decode
+from bart_onnx.configured import ConfiguredCall, Plan
 from bart_onnx.decoding.options import DecodingOptions
 from bart_onnx.decoding.prompts import Prompts
 from bart_onnx.decoding.scoring import Scoring
@@ -28,39 +28,15 @@ from bart_onnx.errors import (
     SchedulerClosedError,
 )
 from bart_onnx.graphs import LOG_SUM_EXP, LOGITS
-from bart_onnx.results import Report
 from bart_onnx.runners.ort import OrtRunner
 from bart_onnx.samplers.draws import Draws
 from bart_onnx.seq2seq_lm import OnnxBartSeq2SeqLM
-from bart_onnx.server.limits import Limits, Load
+from bart_onnx.server.limits import Limits
 from bart_onnx.server.requests import Request
 from bart_onnx.server.scheduler import Scheduler
 from bart_onnx.server.waiting import Held
 
 CONFIG = config()
-IDLE = Load(0, 0, 0, 0)
-
-OPTIONS = [
-    {},
-    {"repetition_penalty": 1.3, "min_length": 5},
-    {"no_repeat_ngram_size": 2, "forced_bos_token_id": 5},
-    {"do_sample": True, "temperature": 1.3, "seed": 3},
-    {"do_sample": True, "top_k": 4, "num_return_sequences": 3, "seed": 8},
-    {"num_beams": 3, "num_return_sequences": 2},
-    {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0},
-    {"num_beams": 3, "do_sample": True, "seed": 11},
-    {"num_beams": 2, "early_stopping": "never", "no_repeat_ngram_size": 2},
-]
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 def plan_of(prompts, **options):
@@ -75,15 +51,6 @@ def plan_of(prompts, **options):
 
 def toy_plan(number, **options):
     return plan_of(some(random_prompts(1, seed=number, width=64), [0]), **options)
-
-
-def alone(runner, plan, row=0):
-    """What an ordinary call gives for a row."""
-    found, failed = {}, {}
-    for search in decode(runner, plan.prompts, plan.limits, plan.task):
-        found |= search.finished
-        failed |= search.failed
-    return found.get(row), failed.get(row)
 
 
 def told(hypotheses):
@@ -101,10 +68,6 @@ def told(hypotheses):
         )
         for each in hypotheses
     ]
-
-
-def by_hand(runner, limits=None, clock=None):
-    return Scheduler(runner, limits or Limits(), clock=clock or Clock(), threaded=False)
 
 
 def rows_of(scheduler):
@@ -682,7 +645,7 @@ def test_a_runner_whose_rows_cannot_join_is_refused():
     class NoSlots:
         config, batch_tokens = CONFIG, None
 
-    with pytest.raises(InputError, match="NoSlots decodes batches only"):
+    with pytest.raises(InputError, match=r"NoSlots decodes batches only.*cpu or cuda"):
         Scheduler(NoSlots(), threaded=False)
 
 
@@ -798,32 +761,18 @@ def runner(request, tmp_path_factory):
     return OrtRunner(export_checkpoint(random_checkpoint(TINY), path, request.param), threads=1)
 
 
-def real_plan(runner, random, **options):
-    length = int(random.integers(3, 60))
-    sources = random.integers(4, 101, (1, length))
-    asked = DecodingOptions(**{"eos_token_id": 2, "decoder_start_token_id": 2, **options})
-    call = ConfiguredCall(runner, None, Asked(asked, report=Report(3), speculate=False))
-    inputs = {"encoder_token_ids": sources, "encoder_padding_mask": np.ones((1, length), bool)}
-    return call.plan(call.from_arrays(inputs))
-
-
 def test_real_traffic_is_bit_equal_to_each_request_alone(runner):
     random = np.random.default_rng(5)
     scheduler = by_hand(runner, Limits(rows=24, encoder_tokens=100))
-    tickets, waiting = [], []
-    for turn in sorted(random.integers(0, 40, 45).tolist()):
-        options = dict(OPTIONS[random.integers(len(OPTIONS))])
-        options["max_length"] = int(random.integers(6, 80))
-        waiting.append((turn, Request(real_plan(runner, random, **options))))
-    turn, widest = 0, 0
-    while waiting or scheduler.load != IDLE:
-        while waiting and waiting[0][0] <= turn:
-            tickets.append((scheduler.submit(waiting[0][1]), waiting.pop(0)[1].plan))
-        scheduler.turn()
-        widest = max(widest, scheduler.load.rows)
-        if turn % 13 == 0:
-            tickets[random.integers(len(tickets))][0].cancel()
-        turn += 1
+    plans = [
+        real_plan(
+            runner,
+            random,
+            **{**OPTIONS[random.integers(len(OPTIONS))], "max_length": int(random.integers(6, 80))},
+        )
+        for _ in range(45)
+    ]
+    tickets, widest = decoded(scheduler, plans, random, turns=40, cancels=True)
     assert widest > 12
     finished = 0
     for ticket, plan in tickets:

@@ -102,7 +102,7 @@ class Slots(Protocol[AnyState]):
         """Each row of a state with one row a source gets its slots behind those in use."""
 
     def select(self, rows: NDArray[np.intp], since: int = 0) -> None:
-        """See `State.select`."""
+        """See `State.select`; the rows are of sources that differ."""
 
 
 class SlotRunner(Runner[AnyState], Protocol[AnyState]):

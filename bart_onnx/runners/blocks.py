@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bart_onnx.errors import DeviceMemoryError
 from bart_onnx.runners.device_errors import device_error
 
 # Numbers of onnx.TensorProto.DataType. onnxruntime takes them where numpy has no such type.
@@ -91,6 +92,10 @@ class CacheKind:
     dtype: str
 
 
+# Of float32: kernels of onnxruntime's CUDA provider (Gather, Pad) count them in 32 bits.
+_MOST_NUMBERS = (1 << 31) - 1
+
+
 class Block:
     """Memory for rows of cache, [tensors, rows, heads, length, width].
 
@@ -98,6 +103,9 @@ class Block:
         number: its own, never given again.
         use: what it is for, so that those bound together come together again.
         address: where it begins.
+
+    Raises:
+        DeviceMemoryError: it is larger than can be moved, or than there is room for.
     """
 
     _numbers = itertools.count()
@@ -109,6 +117,12 @@ class Block:
         self.kind, self.rows, self.length, self.use = kind, rows, length, use
         shape = (kind.tensors, rows, kind.heads, length, kind.width)
         self.bytes = math.prod(shape) * _WIDTHS[kind.dtype]
+        if math.prod(self.as_float32()) > _MOST_NUMBERS:
+            raise DeviceMemoryError(
+                f"Caches for {rows} rows of {length} tokens take {self.bytes:,} bytes, and "
+                f"onnxruntime moves at most {4 * _MOST_NUMBERS:,} together on a GPU. Decode fewer "
+                "rows at a time: smaller batches, batch_tokens or --rows."
+            )
         # Only its address is bound, so it may be what numpy knows too.
         self.value = placement.allocated(tuple(self.as_float32()), "float32")
         self.address: int = self.value.data_ptr()

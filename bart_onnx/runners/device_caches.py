@@ -24,6 +24,9 @@ RowArray: TypeAlias = NDArray[np.intp]
 # thread at a time. By process: a fork leaves a lock as it was, though nobody will ever let it go.
 _LOCKS: dict[int, threading.RLock] = {}
 
+# What rows that are put somewhere may take besides, twice: as they are, and as long as there.
+_PUT_BYTES = 1 << 28
+
 
 class Caches:
     """The blocks of one runner, and the moves between them.
@@ -84,12 +87,16 @@ class Caches:
         """Row `places[i]` of a block becomes row `rows[i]` of another that is not longer.
 
         Args:
-            rows, places: [n]; neighbours among the places, ascending, are written in one go.
+            rows, places: [n]; neighbours among the places, ascending, are written in one go, as
+                far as that takes little memory.
         """
         with self.asking(f"putting {len(rows)} rows of {target.block.length} tokens"):
             edges = np.flatnonzero(np.diff(places) != 1) + 1
+            at_once = max(1, _PUT_BYTES * target.block.rows // target.block.bytes)
             for run, some in zip(np.split(places, edges), np.split(rows, edges), strict=True):
-                self._mover.put(source.block, target.block, some.astype(np.int64), int(run[0]))
+                for first in range(0, len(run), at_once):
+                    few = some[first : first + at_once].astype(np.int64)
+                    self._mover.put(source.block, target.block, few, int(run[first]))
 
     def keep(self, lease: Lease, lengths: NDArray[np.int64]) -> None:
         """Zero row r of a block from position `lengths[r]` on."""

@@ -41,11 +41,17 @@ class DeviceSlots:
         Raises:
             DeviceMemoryError: the device has too little free memory for caches of them all.
         """
+        if not other.rows:
+            return
         self._fit(other.storage.room._replace(places=other.rows))
         self.rows.receive(other)
 
     def select(self, rows: NDArray[np.intp], since: int = 0) -> None:
-        """Row i becomes what row `rows[i]` was; see `decoding.protocols.State.select`."""
+        """Row i becomes what row `rows[i]` was, of sources that differ; see `decoding.protocols`.
+
+        Raises:
+            InputError: a source is named twice.
+        """
         if self._state is None:
             return
         self._state.keep(rows)
@@ -62,7 +68,10 @@ class DeviceSlots:
             length_bucket(max(used.width, joining.width)),
             length_bucket(max(used.capacity, joining.capacity)),
         )
-        room = Room(*map(_size, needs, has))
+        # Where one size grows all is moved anyway, and what is idle is not taken along: three sizes
+        # with room for twice as much would have it for eight times.
+        grows = any(need > there for need, there in zip(needs, has, strict=True))
+        room = needs if grows else Room(*map(_size, needs, has))
         if room == has:
             return
         if state is not None and state.rows:
@@ -76,10 +85,8 @@ class DeviceSlots:
 
 
 def _size(needed: int, there: int) -> int:
-    """What to have where so much is there: of 8 needed, 4, 16 and 64 become 8, 16 and 16.
+    """What to have where so much is there, and enough: of 64, for 8 needed, 16.
 
     Buckets stay buckets when they are doubled.
     """
-    if needed > there:
-        return needed
     return there if there < 4 * needed else 2 * needed

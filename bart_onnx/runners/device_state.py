@@ -180,9 +180,16 @@ class DeviceState:
             self._rearrange(chosen, sources)
 
     def keep(self, rows: RowArray) -> None:
-        """As `select`, of sources that differ: each stays where it lies, whatever room is idle."""
+        """As `select`, of sources that differ: each stays where it lies, whatever room is idle.
+
+        Raises:
+            InputError: a source is named twice.
+        """
         chosen = self.places[rows]
-        self._rearrange(chosen, self._sources(chosen))
+        sources = self._sources(chosen)
+        if len(np.unique(sources)) < len(sources):
+            raise InputError(f"Rows {rows.tolist()} name a source twice; it has one place.")
+        self._rearrange(chosen, sources)
 
     def receive(self, other: Self) -> None:
         """Each row of a state with one row a source becomes `beams` rows here, behind the others.

@@ -7,7 +7,7 @@ import pytest
 from device_cases import made_on_device
 
 from bart_onnx.decoding.prompts import fewest_moves
-from bart_onnx.errors import DeviceMemoryError
+from bart_onnx.errors import DeviceMemoryError, InputError
 from bart_onnx.graphs import LOGITS
 from bart_onnx.runners import row_moves
 from bart_onnx.runners.blocks import Block, CacheKind, Placement
@@ -408,3 +408,55 @@ def test_of_what_was_put_the_latest_bindings_are_kept(monkeypatch):
     for count in (1, 2, 1, 3):
         mover.put(source, target, np.arange(count), 0)
     assert [key[2] for key in mover._puts] == [1, 3]
+
+
+def test_a_source_has_one_place(runner, judge):
+    slots = Slots(runner, judge, copies=1)
+    slots.join(3)
+    with pytest.raises(InputError, match=r"Rows \[1, 1\] name a source twice"):
+        slots.slots[0].select(np.array([1, 1]))
+
+
+def test_who_brings_no_rows_changes_nothing(runner, judge, made):
+    slots = Slots(runner, judge, copies=1)
+    slots.join(3)
+    made.clear()
+    state = runner.encode(np.full((2, 5), 7), np.array([5, 5]))
+    slots.slots[0].join(state.between(1, 1))
+    assert slots.slots[0].rows.rows == 3
+
+
+def test_idle_room_is_not_taken_along_where_one_size_grows():
+    caches = Caches(STAND_IN, CacheKind(2, 1, 2, "float32"), False, lambda number: None)
+    slots = DeviceSlots(caches, 1)
+
+    def join(sources, width):
+        lease = caches.for_sources(sources, width)
+        slots.join(DeviceState(caches, lease, np.full(sources, width)))
+
+    join(80, 64)
+    slots.select(np.arange(25))
+    assert slots.rows.storage.room.places == 96
+    join(1, 1024)
+    assert slots.rows.storage.room[:2] == (32, 1024)
+
+
+def test_many_are_put_some_at_a_time(runner, judge, monkeypatch):
+    slots, runs = Slots(runner, judge, copies=1), []
+    original = RowMover.put
+
+    def noted(mover, source, target, rows, first):
+        runs.append((target.use.split()[0], len(rows), first))
+        original(mover, source, target, rows, first)
+
+    monkeypatch.setattr(RowMover, "put", noted)
+    monkeypatch.setattr("bart_onnx.runners.device_caches._PUT_BYTES", 1)
+    slots.join(3)
+    assert runs == [(use, 1, first) for use in ("cross", "own") for first in range(3)]
+    slots.step()
+
+
+def test_a_block_that_could_not_be_moved_is_refused():
+    kind = CacheKind(24, 16, 64, "float32")
+    with pytest.raises(DeviceMemoryError, match=r"128 rows of 1152 tokens take 14,495,514,624 by"):
+        Block(STAND_IN, kind, 128, 1152)

@@ -111,7 +111,7 @@ def load_run(directory: Path, device: torch.device) -> SavedRun | None:
     return SavedRun(tensors, position, terms)
 
 
-def forget_unfinished(directory: Path) -> None:
+def clean_up(directory: Path) -> None:
     """Remove what a run that was killed left of a state, for the run that goes on from there."""
     shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
 
@@ -145,7 +145,7 @@ def _replace(directory: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         sync(unfinished / STATE_FILE)
         os.replace(unfinished / STATE_FILE, directory / STATE_FILE)
     finally:
-        forget_unfinished(directory)
+        clean_up(directory)
 
 
 def _explain(error: Exception, directory: Path, size: int) -> str:

@@ -20,13 +20,7 @@ from bart_onnx.training_options import FitOptions, OptimizerOptions
 from exporters.bart import Bart
 from exporters.training.bar import TrainingBar
 from exporters.training.batches import TargetBatch, epoch_order, in_order, target_batch
-from exporters.training.checkpoint import (
-    SavedRun,
-    check_terms,
-    forget_unfinished,
-    load_run,
-    save_run,
-)
+from exporters.training.checkpoint import SavedRun, check_terms, clean_up, load_run, save_run
 from exporters.training.evaluation import evaluate
 from exporters.training.examples import Examples
 from exporters.training.objective import Totals, objective
@@ -238,7 +232,7 @@ class _Run:
         steps, position = read_place(saved.position)
         self._trainer.load_state(saved.tensors, steps)
         # A run that is at its end saves no more, and so would not.
-        forget_unfinished(checkpointing.directory)
+        clean_up(checkpointing.directory)
         return position
 
     def train_epoch(self, position: Position, bar: TrainingBar) -> None:
